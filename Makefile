@@ -1,0 +1,72 @@
+# Targets of the whole job and of its stages; `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CONFIG ?= stages.yaml
+RUN ?= runs/demo
+ROUND ?= 1
+STRATEGY ?=
+SPLIT ?= val
+WORKERS ?= 2
+RUN_OPTIONS := --config $(CONFIG) --run-dir $(RUN)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint fix clean-demo stage-data stage-sam-candidates \
+	stage-teacher stage-refine stage-train stage-evaluate rounds inspect
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## make .venv and install everything
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## the whole job on the embedded data set, two rounds, with a table and a picture
+	$(BIN)/run-rounds $(RUN_OPTIONS) --workers $(WORKERS)
+
+test: setup ## lint and all tests but the long ones
+	$(MAKE) lint
+	$(BIN)/python -m pytest
+
+test-all: setup ## the long tests too
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+stage-data: setup ## data set -> manifest
+	$(BIN)/prepare-data $(RUN_OPTIONS)
+
+stage-sam-candidates: setup ## SAM's candidate masks of every training image (the costly pass)
+	$(BIN)/sam-candidates $(RUN_OPTIONS) --workers $(WORKERS)
+
+stage-teacher: setup ## the teacher's predictions of round ROUND
+	$(BIN)/predict-teacher $(RUN_OPTIONS) --workers $(WORKERS) --round $(ROUND)
+
+stage-refine: setup ## refined labels of round ROUND, by STRATEGY or the config's chain
+	$(BIN)/refine-labels $(RUN_OPTIONS) --workers $(WORKERS) --round $(ROUND) \
+		$(if $(STRATEGY),--strategy $(STRATEGY))
+
+stage-train: setup ## train the student of round ROUND
+	$(BIN)/train-student $(RUN_OPTIONS) --round $(ROUND)
+
+stage-evaluate: setup ## evaluate round ROUND on SPLIT
+	$(BIN)/evaluate-student $(RUN_OPTIONS) --round $(ROUND) --split $(SPLIT)
+
+rounds: setup ## the whole job with CONFIG into RUN, resuming
+	$(BIN)/run-rounds $(RUN_OPTIONS) --workers $(WORKERS)
+
+inspect: setup ## what the stores of RUN hold
+	$(BIN)/inspect-shards summary $(RUN)
+
+clean-demo: ## forget the demo's results
+	rm -rf runs/demo

@@ -1,0 +1,1 @@
+"""The ground floor: config, manifest, stores, the stage runner, SAM candidates, inspection."""

@@ -1,0 +1,241 @@
+"""Turn `stages.yaml` and `--set` into frozen dataclasses, strictly, once, at the edge."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import yaml
+
+from pipeline.errors import ConfigError
+
+SECTIONS = ("data", "candidates", "teacher", "refine", "train", "evaluate", "rounds")
+"""The sections of stages.yaml, one per stage, besides `version`."""
+
+VERSION = 1
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without tags, with 1e-4 read as a number and a repeated key refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                mark = node.start_mark
+                raise ConfigError(f"{mark.name}, line {mark.line + 1}: key {key!r} is given twice")
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(  # PyYAML reads YAML 1.1, in which 1e-4 is a string
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def load_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Read stages.yaml and apply `--set` overrides.
+
+    Args:
+        path: The YAML file.
+        overrides: `section.key=value` strings; the value is read as YAML.
+
+    Returns:
+        One mapping per section of `SECTIONS`, empty where the file has none.
+
+    Raises:
+        ConfigError: If the file cannot be read, has an unknown section or another version.
+    """
+    document = _read_yaml(path)
+    version = document.pop("version", None)
+    if version != VERSION:
+        raise ConfigError(f"{path}: expected 'version: {VERSION}' at the top, found {version!r}")
+    for override in overrides:
+        _apply(document, override)
+    unknown = [key for key in document if key not in SECTIONS]
+    if unknown:
+        raise ConfigError(
+            f"{path}: unknown section {unknown[0]!r}; known are {', '.join(SECTIONS)}"
+        )
+    sections = {name: document.get(name) or {} for name in SECTIONS}
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise ConfigError(f"{path}: {name}: expected a mapping, found {section!r}")
+    return sections
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text") from error
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply") from error
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping of sections, found {type(document).__name__}"
+        )
+    return cast("dict[str, Any]", document)
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    name, equals, value = override.partition("=")
+    keys = name.split(".")
+    if not equals or len(keys) < 2 or not all(keys):
+        raise ConfigError(f"--set {override!r}: expected section.key=value")
+    target = document
+    for key in keys[:-1]:
+        inner = target.get(key)
+        if inner is None:
+            inner = target[key] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override!r}: {key!r} is no mapping")
+        target = inner
+    try:
+        target[keys[-1]] = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML") from error
+
+
+def parse_config(cls: type[T], mapping: Any, where: str) -> T:
+    """Build the frozen dataclass `cls` from a mapping, refusing what does not fit.
+
+    Knows nested dataclasses, `X | None`, `tuple[T, ...]`, `dict[str, T]`, `Literal`, `Path`
+    (`~` is expanded), `str`, `int`, `float` and `bool`. An integer is a valid float; a bool is
+    no integer.
+
+    Args:
+        cls: A dataclass whose fields carry type hints.
+        mapping: What YAML gave.
+        where: How to name this place in errors, e.g. `stages.yaml: candidates`.
+
+    Raises:
+        ConfigError: For an unknown, missing or mistyped key, or where `__post_init__` refuses.
+    """
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where}: expected a mapping, found {mapping!r}")
+    hints = get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cast("Any", cls)) if field.init}
+    for key in mapping:
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown key {key!r}; known are {', '.join(fields)}")
+    for name, field in fields.items():
+        absent = field.default is dataclasses.MISSING
+        if absent and field.default_factory is dataclasses.MISSING and name not in mapping:
+            raise ConfigError(f"{where}: key {name!r} is missing")
+    values = {key: _parse(hints[key], value, f"{where}.{key}") for key, value in mapping.items()}
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _parse(hint: Any, value: Any, where: str) -> Any:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _parse_union(hint, value, where)
+    if origin is Literal:
+        if value in get_args(hint) and not isinstance(value, bool):
+            return value
+        choices = ", ".join(map(repr, get_args(hint)))
+        raise ConfigError(f"{where}: expected one of {choices}, found {value!r}")
+    if origin in (tuple, dict):
+        return _parse_container(hint, value, where)
+    if dataclasses.is_dataclass(hint):
+        return parse_config(cast("type[Any]", hint), value, where)
+    return _parse_scalar(hint, value, where)
+
+
+def _parse_union(hint: Any, value: Any, where: str) -> Any:
+    arms = [arm for arm in get_args(hint) if arm is not types.NoneType]
+    if value is None and len(arms) < len(get_args(hint)):
+        return None
+    message = ""
+    for arm in arms:
+        try:
+            return _parse(arm, value, where)
+        except ConfigError as error:
+            message = str(error)
+    raise ConfigError(message)
+
+
+def _parse_container(hint: Any, value: Any, where: str) -> Any:
+    arguments = get_args(hint)
+    if get_origin(hint) is dict:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise ConfigError(f"{where}: expected a mapping with text keys, found {value!r}")
+        return {key: _parse(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigError(f"{where}: expected a list, found {value!r}")
+    if arguments[-1] is Ellipsis:
+        return tuple(_parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if len(value) != len(arguments):
+        raise ConfigError(f"{where}: expected {len(arguments)} values, found {len(value)}")
+    pairs = zip(arguments, value, strict=True)
+    return tuple(_parse(arm, item, f"{where}[{i}]") for i, (arm, item) in enumerate(pairs))
+
+
+def _parse_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is Path and isinstance(value, str):
+        return Path(value).expanduser()
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ConfigError(f"{where}: expected a finite number, found {value!r}")
+        return float(value)
+    if type(value) is hint:
+        return value
+    raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
+
+
+def to_plain(value: Any) -> Any:
+    """Turn a config into JSON's types: dataclasses to dicts, tuples to lists, paths to text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: to_plain(getattr(value, name)) for name in names}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def canonical_json(value: Any) -> str:
+    """Give the one JSON text of a value: sorted keys, no spaces, no NaN."""
+    return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """Give the sha256 of a value's canonical JSON, 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Name what differs between two plain values, one line each: `key: old, now new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines: list[str] = []
+        for key in sorted(old.keys() | new.keys()):
+            inner = f"{where}.{key}" if where else str(key)
+            lines += differences(old.get(key), new.get(key), inner)
+        return lines
+    return [] if old == new else [f"{where}: {_short(old)}, now {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= 60 else text[:57] + "..."

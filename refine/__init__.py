@@ -1,0 +1,1 @@
+"""Labels out of candidates and probabilities: strategies, label quality. Needs no torch."""

@@ -1,0 +1,1 @@
+"""The networks, teacher prediction, student training, evaluation, rounds."""
