@@ -1,0 +1,121 @@
+"""Shell: where the tasks of a stage run: in this process, on local processes, on a Dask cluster."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+from pipeline.errors import SemiresError, StoreError
+
+R = TypeVar("R")
+
+MAX_ATTEMPTS = 3
+"""How often a task is tried before the stage gives up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """Where to run tasks; never part of a fingerprint, since results do not depend on it."""
+
+    workers: int = 1
+    """Local processes; 1 runs in this process."""
+    cluster: str | None = None
+    """Address of a running Dask scheduler, e.g. tcp://host:8786; None means this machine."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"expected at least 1 worker, found {self.workers}")
+
+
+def run_tasks(
+    engine: Engine, function: Callable[[int], R], tasks: Iterable[int], name: str
+) -> Iterator[tuple[int, R]]:
+    """Run `function` on every task and give (task, result) as they finish.
+
+    A task that raises, or whose worker dies, is tried `MAX_ATTEMPTS` times; a `SemiresError` is
+    not tried again. On a cluster only a small window is submitted at a time, so that a dying worker
+    takes few tasks along (all tasks of a lost worker count as suspicious to Dask).
+
+    Args:
+        engine: Where to run.
+        function: Picklable; safe to run twice for the same task.
+        tasks: Shard numbers.
+        name: Prefix of the Dask keys.
+
+    Raises:
+        SemiresError: What a task raised, or that it failed `MAX_ATTEMPTS` times.
+    """
+    if engine.cluster is None and engine.workers == 1:
+        yield from _run_inline(function, tasks)
+        return
+    with _client(engine) as client:
+        yield from _run_on(client, function, iter(tasks), name)
+
+
+def _run_inline(function: Callable[[int], R], tasks: Iterable[int]) -> Iterator[tuple[int, R]]:
+    for task in tasks:
+        yield task, function(task)
+
+
+@contextmanager
+def _client(engine: Engine) -> Iterator[Any]:
+    import dask
+    from distributed import Client, LocalCluster
+
+    if engine.cluster is not None:
+        try:
+            client = Client(engine.cluster, timeout=30)
+        except OSError as error:
+            raise StoreError(f"--cluster {engine.cluster}: no Dask scheduler answers") from error
+        with client:
+            yield client
+        return
+    with (
+        dask.config.set({"distributed.worker.daemon": False}),
+        LocalCluster(
+            n_workers=engine.workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=None,
+            silence_logs=50,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _run_on(
+    client: Any, function: Callable[[int], R], tasks: Iterator[int], name: str
+) -> Iterator[tuple[int, R]]:
+    from distributed import as_completed
+
+    attempts: dict[int, int] = {}
+
+    def submit(task: int) -> Any:
+        attempts[task] = attempts.get(task, 0) + 1
+        key = f"{name}-{task}-{attempts[task]}"
+        future = client.submit(function, task, key=key, pure=False)
+        shard_of[future.key] = task
+        return future
+
+    shard_of: dict[str, int] = {}
+    window = 2 * max(1, len(client.scheduler_info()["workers"]))
+    pending = as_completed([submit(task) for task in islice(tasks, window)])
+    for future in pending:
+        task = shard_of.pop(future.key)
+        error = future.exception()
+        if error is None:
+            yield task, future.result()
+            pending.update([submit(following) for following in islice(tasks, 1)])
+        elif isinstance(error, SemiresError):
+            raise error
+        elif attempts[task] >= MAX_ATTEMPTS:
+            raise StoreError(
+                f"{name}: task {task} failed {MAX_ATTEMPTS} times, last with "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        else:
+            pending.add(submit(task))
+        future.release()
