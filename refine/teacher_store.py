@@ -1,0 +1,67 @@
+"""Shell: the rows of `teacher.zarr`, one per unlabelled expression, in image order.
+
+Stored is the teacher's *logit margin* (foreground minus background, so that p = sigmoid(margin) and
+p > 0.5 where it is positive) at the network's own stride, as float16. The network interpolates
+logits, not probabilities, so only the margin gives its mask back after upsampling; and float16 is
+finest around zero, where the mask is decided.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import StoreError
+from pipeline.store import ArraySpec, open_store
+
+LOGIT_LIMIT = 60_000.0  # float16 ends at 65 504
+
+
+def teacher_arrays(stride_size: tuple[int, int]) -> tuple[ArraySpec, ...]:
+    """List the arrays of `teacher.zarr`; `stride_size` is (h, w) of the network's output."""
+    return (
+        ArraySpec(name="expression", dtype="int64", fill_value=-1),
+        ArraySpec(name="valid", dtype="uint8"),
+        ArraySpec(name="logit", dtype="float16", row_shape=stride_size, chunk_rows=16),
+    )
+
+
+def encode_logits(logit_Ehw: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    """Quantise logit margins, keeping every sign.
+
+    A margin that float16 would round to zero becomes its smallest number of the same sign.
+
+    Raises:
+        StoreError: If a margin is not finite: the network is broken.
+    """
+    if not np.isfinite(logit_Ehw).all():
+        raise StoreError("the teacher's logits are not finite; its checkpoint is broken")
+    rounded = np.clip(logit_Ehw, -LOGIT_LIMIT, LOGIT_LIMIT).astype(np.float16)
+    lost = (rounded == 0) & (logit_Ehw != 0)
+    tiny = np.finfo(np.float16).smallest_subnormal
+    return np.asarray(np.where(lost, np.copysign(tiny, logit_Ehw), rounded), np.float16)
+
+
+class TeacherReader:
+    """Read a run of rows of `teacher.zarr`; opens the store at its first use."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._arrays: dict[str, Any] = {}
+
+    def read(self, rows: range) -> dict[str, npt.NDArray[Any]]:
+        """Give `expression` (n,), `valid` (n,) and `logit` (n, h, w) of the given rows.
+
+        Raises:
+            StoreError: If they are missing or damaged.
+        """
+        if not self._arrays:
+            self._arrays = dict(open_store(self._path).arrays())
+        try:
+            return {name: array[rows.start : rows.stop] for name, array in self._arrays.items()}
+        except (ValueError, RuntimeError, IndexError, OSError) as error:
+            raise StoreError(
+                f"{self._path}: rows {rows.start} to {rows.stop} cannot be read "
+                f"({' '.join(str(error).split())}); run 'inspect-shards verify {self._path}'"
+            ) from error

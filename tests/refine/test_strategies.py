@@ -1,0 +1,205 @@
+"""Every strategy equals the paper's equation, stated per pixel, on random and awkward cases."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.cells import build_cells
+from pipeline.config import parse_config
+from pipeline.errors import ConfigError
+from refine.evidence import expected_iou, gather, gather_image
+from refine.strategies import (
+    STRATEGIES,
+    CpiConfig,
+    CpiOConfig,
+    CpiUConfig,
+    IomConfig,
+    PwaConfig,
+    parse_chain,
+    pwa_weight,
+    refine,
+)
+
+SHARES = st.sampled_from([0.0, 0.25, 0.5, 0.7, 0.75, 1.0])
+
+
+@st.composite
+def cases(draw):
+    """Few pixels, so that equal, nested, empty and full masks and exact ties come up often."""
+    height, width = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    bits = st.lists(st.booleans(), min_size=height * width, max_size=height * width)
+    masks = [draw(bits) for _ in range(draw(st.integers(0, 5)))]
+    masks += [masks[0]] if masks and draw(st.booleans()) else []
+    levels = st.sampled_from([0.0, 0.2, 0.5, 0.5000001, 0.9, 1.0])
+    prob = draw(st.lists(levels, min_size=height * width, max_size=height * width))
+    shape = (height, width)
+    masks_NHW = np.array(masks, np.bool_).reshape(-1, *shape)
+    return masks_NHW, np.array(prob, np.float32).reshape(shape)
+
+
+def look(masks_NHW, prob_HW):
+    return gather(gather_image(build_cells(masks_NHW)), prob_HW, prob_HW > 0.5)
+
+
+def plain_iom(masks_NHW, label_HW, limit):
+    best, best_iou = None, -1.0
+    for mask in masks_NHW:
+        union = int((label_HW | mask).sum())
+        iou = int((label_HW & mask).sum()) / union if union else 0.0
+        if iou > best_iou:
+            best, best_iou = mask, iou
+    return best if best_iou > limit else None
+
+
+def plain_cpi(masks_NHW, label_HW, inter1, inter2):
+    merged = None
+    for mask in masks_NHW:
+        both = int((label_HW & mask).sum())
+        first = inter1 is not None and both / (int(label_HW.sum()) + 1e-9) > inter1
+        second = inter2 is not None and mask.any() and both / int(mask.sum()) > inter2
+        if first or second:
+            merged = mask.copy() if merged is None else merged | mask
+    return merged
+
+
+def same(refined, expected):
+    if expected is None:
+        assert refined is None
+    else:
+        assert refined is not None
+        assert np.array_equal(refined.mask_HW, expected)
+        assert refined.weight_HW is None
+
+
+@given(cases(), SHARES)
+@settings(max_examples=1000, deadline=None)
+def test_iom_is_equation_6(case, limit):
+    masks, prob = case
+    found = STRATEGIES["iom"].function(look(masks, prob), IomConfig(min_iou=limit))
+    same(found, plain_iom(masks, prob > 0.5, limit))
+
+
+@given(cases(), SHARES, SHARES)
+@settings(max_examples=1000, deadline=None)
+def test_cpi_is_equations_7_or_8(case, inter1, inter2):
+    masks, prob = case
+    config = CpiConfig(min_label_coverage=inter1, min_mask_coverage=inter2)
+    found = STRATEGIES["cpi"].function(look(masks, prob), config)
+    same(found, plain_cpi(masks, prob > 0.5, inter1, inter2))
+
+
+@given(cases(), SHARES)
+@settings(max_examples=500, deadline=None)
+def test_cpi_u_is_equation_7_alone(case, inter1):
+    masks, prob = case
+    found = STRATEGIES["cpi-u"].function(look(masks, prob), CpiUConfig(min_label_coverage=inter1))
+    same(found, plain_cpi(masks, prob > 0.5, inter1, None))
+
+
+@given(cases(), SHARES)
+@settings(max_examples=500, deadline=None)
+def test_cpi_o_is_equation_8_alone(case, inter2):
+    masks, prob = case
+    found = STRATEGIES["cpi-o"].function(look(masks, prob), CpiOConfig(min_mask_coverage=inter2))
+    same(found, plain_cpi(masks, prob > 0.5, None, inter2))
+
+
+@given(cases())
+@settings(max_examples=200, deadline=None)
+def test_pwa_keeps_the_label_and_weighs_by_equation_9(case):
+    masks, prob = case
+    found = STRATEGIES["pwa"].function(look(masks, prob), PwaConfig())
+    gauss = np.exp(-((prob.astype(np.float64) - 0.5) ** 2) / (2 * 0.1)) / np.sqrt(2 * np.pi * 0.1)
+    assert np.array_equal(found.mask_HW, prob > 0.5)
+    assert np.allclose(found.weight_HW, 1.3 - gauss, atol=1e-6)
+
+
+def test_pwa_weights_are_those_of_the_paper():
+    prob = np.array([0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0], np.float32)
+    expected = [0.9386, 0.7331, 0.4956, 0.2671, 0.1000, 0.0384, 0.9386]
+    assert np.allclose(pwa_weight(prob, PwaConfig()), expected, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", list(STRATEGIES))
+@given(case=cases())
+@settings(max_examples=100, deadline=None)
+def test_every_strategy_answers_well_formed_or_not_at_all(name, case):
+    """Conformance: whatever joins the dict inherits this."""
+    masks, prob = case
+    strategy = STRATEGIES[name]
+    evidence = look(masks, prob)
+    found = strategy.function(evidence, strategy.config())
+    again = strategy.function(evidence, strategy.config())
+    if found is None:
+        assert again is None
+        return
+    assert found.source == name
+    assert found.mask_HW.shape == prob.shape
+    assert found.mask_HW.dtype == np.bool_
+    assert 0 <= found.score <= 1
+    assert np.array_equal(found.mask_HW, again.mask_HW)
+    if found.weight_HW is not None:
+        assert found.weight_HW.shape == prob.shape
+        assert found.weight_HW.min() >= 0
+        assert found.weight_HW.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["iom", "cpi", "cpi-u", "cpi-o"])
+def test_the_order_of_candidates_does_not_matter(name):
+    rng = np.random.default_rng(3)
+    masks = rng.random((9, 8, 9)) < 0.4
+    prob = rng.random((8, 9)).astype(np.float32)
+    low = {"iom": IomConfig(min_iou=0.1), "cpi": CpiConfig(min_mask_coverage=0.5)}
+    config = low.get(name, STRATEGIES[name].config())
+    found = STRATEGIES[name].function(look(masks, prob), config)
+    turned = STRATEGIES[name].function(look(masks[::-1], prob), config)
+    assert (found is None) == (turned is None)
+    assert found is None or np.array_equal(found.mask_HW, turned.mask_HW)
+
+
+def test_a_chain_falls_back_to_pwa():
+    chain = parse_chain([("iom", {}), ("pwa", {"ceiling": 1.2})], "chain")
+    mask = np.zeros((1, 4, 4), np.bool_)
+    mask[0, :2] = True
+    near = np.where(mask[0], 0.9, 0.1).astype(np.float32)
+    assert refine(look(mask, near), chain).source == "iom"
+    assert refine(look(~mask, near), chain).source == "pwa"
+    assert refine(look(mask[:0], near), chain).source == "pwa"
+    assert chain[1][1] == PwaConfig(ceiling=1.2)
+
+
+@pytest.mark.parametrize(
+    ("links", "message"),
+    [
+        ([], "must always answer; end with pwa or none"),
+        ([("cpi", {})], "must always answer"),
+        ([("cip", {}), ("pwa", {})], r"chain\[0\]: unknown strategy 'cip'; known are none, iom"),
+        ([("pwa", {"sigma": 1})], r"chain\[0\] \(pwa\): unknown key 'sigma'"),
+        ([("iom", {"min_iou": 2.0}), ("pwa", {})], r"min_iou: expected a number in \[0, 1\]"),
+    ],
+)
+def test_a_chain_that_cannot_work_is_refused(links, message):
+    with pytest.raises(ValueError, match=message):
+        parse_chain(links, "chain")
+
+
+def test_cpi_needs_a_test():
+    with pytest.raises(ConfigError, match="at least one of min_label_coverage"):
+        parse_config(CpiUConfig, {"min_label_coverage": None}, "here")
+
+
+def test_expected_iou_by_hand():
+    prob = np.array([[1.0, 0.5], [0.0, 0.5]], np.float32)
+    mask = np.array([[True, True], [False, False]])
+    assert expected_iou(prob, mask) == pytest.approx(1.5 / (2 + 0.5))
+    assert expected_iou(np.zeros((2, 2), np.float32), np.zeros((2, 2), np.bool_)) == 0
+
+
+def test_bad_evidence_is_refused():
+    image = gather_image(build_cells(np.ones((1, 2, 3), np.bool_)))
+    with pytest.raises(ValueError, match=r"size \(2, 3\), probability \(3, 2\)"):
+        gather(image, np.zeros((3, 2), np.float32), np.zeros((3, 2), np.bool_))
+    nan = np.full((2, 3), np.nan, np.float32)
+    with pytest.raises(ValueError, match="not finite"):
+        gather(image, nan, nan > 0.5)
