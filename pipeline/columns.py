@@ -1,0 +1,133 @@
+"""Columns of numbers and strings, as .npy files that can be memory-mapped."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class StringColumn:
+    """Strings (UTF-8) or bytes of differing length, one after the other."""
+
+    data: npt.NDArray[np.uint8]
+    """All rows joined, shape (B,), uint8."""
+    offsets: npt.NDArray[np.int64]
+    """Row i is data[offsets[i]:offsets[i + 1]]; shape (rows + 1,), int64, from 0, never falling."""
+
+    def __post_init__(self) -> None:
+        if self.data.dtype != np.uint8 or self.data.ndim != 1:
+            raise ValueError(f"expected data as (B,) uint8, found {self.data.dtype}")
+        if self.offsets.dtype != np.int64 or self.offsets.ndim != 1 or len(self.offsets) == 0:
+            raise ValueError(f"expected offsets as (rows + 1,) int64, found {self.offsets.dtype}")
+        if self.offsets[0] != 0 or self.offsets[-1] != len(self.data):
+            raise ValueError(
+                f"expected offsets from 0 to {len(self.data)}, found {self.offsets[0]} to "
+                f"{self.offsets[-1]}"
+            )
+
+    @classmethod
+    def from_strings(cls, rows: Iterable[str | bytes]) -> "StringColumn":
+        """Join rows into a column; text is stored as UTF-8."""
+        encoded = [row if isinstance(row, bytes) else row.encode() for row in rows]
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int | np.integer) -> str:
+        return self.bytes_at(row).decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[row] for row in range(len(self)))
+
+    def bytes_at(self, row: int | np.integer) -> bytes:
+        """Give the bytes of one row; negative rows count from the end.
+
+        Raises:
+            IndexError: If there is no such row.
+        """
+        start = int(row) + len(self) if row < 0 else int(row)
+        if not 0 <= start < len(self):
+            raise IndexError(f"row {row} of a column of {len(self)}")
+        return self.data[self.offsets[start] : self.offsets[start + 1]].tobytes()
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Give the bytes of every row, shape (rows,), int64."""
+        return np.diff(self.offsets)
+
+
+def column_arrays(
+    columns: Mapping[str, npt.NDArray[Any] | StringColumn],
+) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Give the file name and array of every column; a column of strings is two."""
+    for name, column in columns.items():
+        if isinstance(column, StringColumn):
+            yield f"{name}.data.npy", column.data
+            yield f"{name}.offsets.npy", column.offsets
+        else:
+            yield f"{name}.npy", np.ascontiguousarray(column)
+
+
+def write_columns(
+    folder: Path, columns: Mapping[str, npt.NDArray[Any] | StringColumn]
+) -> dict[str, str]:
+    """Write columns and bring them to disk.
+
+    Args:
+        folder: Existing folder.
+        columns: Column names and values.
+
+    Returns:
+        sha256 of every file, hex, by file name.
+    """
+    for name, array in column_arrays(columns):
+        with (folder / name).open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+    return {name: file_sha256(folder / name) for name, _ in column_arrays(columns)}
+
+
+def open_array(path: Path) -> npt.NDArray[Any]:
+    """Memory-map one .npy file, read-only; pickled arrays are refused.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is no .npy file, or shorter than its header says.
+    """
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def open_strings(folder: Path, name: str) -> StringColumn:
+    """Memory-map one column of strings; raises what `open_array` raises."""
+    return StringColumn(
+        open_array(folder / f"{name}.data.npy"), open_array(folder / f"{name}.offsets.npy")
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """Give the sha256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def portable_path(path: Path, folder: Path) -> str:
+    """Name `path` from within `folder`, so that both can be moved together.
+
+    Returns:
+        A relative path if `path` lies beside or in `folder`, else an absolute one; with forward
+        slashes. `folder / result` is `path` in both cases.
+    """
+    path, folder = path.absolute(), folder.absolute()
+    if path.is_relative_to(folder.parent):
+        return Path(os.path.relpath(path, folder)).as_posix()
+    return path.as_posix()

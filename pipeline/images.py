@@ -1,0 +1,242 @@
+"""Read image files as upright 8-bit RGB, or their upright size alone.
+
+What a data set may hold beside plain RGB is converted: grey, palette, alpha (dropped, as in
+`Image.convert`), CMYK, 16 bits a channel (scaled, not clipped) and EXIF orientation (applied).
+Everything else is one `ItemError` that names the file.
+"""
+
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from pipeline.errors import ItemError
+
+MAX_PIXELS = 178_956_970
+"""Larger images are refused as decompression bombs: Pillow's own hard limit, 2 x 89 M."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Pillow would also open EPS, which it hands to Ghostscript; a closed list leaves that out."""
+
+# EXIF orientation -> what turns the stored pixels upright; 5 to 8 swap height and width.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPPED = (5, 6, 7, 8)
+_GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+# Decode at no less than this many times the target before the fine filter, as Pillow's thumbnail.
+_REDUCING_GAP = 2.0
+_warnings_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """What the header of an image file says."""
+
+    size: tuple[int, int]
+    """Upright (H, W) in pixels, EXIF orientation applied."""
+    raw_size: tuple[int, int]
+    """(H, W) as stored, before EXIF orientation."""
+    notes: tuple[str, ...]
+    """What gets converted: "grayscale", "palette", "alpha", "cmyk", "16-bit", "exif-rotated"."""
+
+
+def canvas_size(size: tuple[int, int], canvas: int | None) -> tuple[int, int]:
+    """Give the size at which an image of `size` is kept.
+
+    Args:
+        size: Upright original (H, W) in pixels, each at least 1.
+        canvas: Upper bound of the longest side in pixels, at least 1; None keeps every size.
+
+    Returns:
+        (h, w): `size` itself if it fits, else scaled so that the longest side is `canvas`, the
+        other rounded half up and at least 1.
+    """
+    longest = max(size)
+    if canvas is None or longest <= canvas:
+        return size
+    height, width = (max(1, (2 * side * canvas + longest) // (2 * longest)) for side in size)
+    return height, width
+
+
+def read_size(path: Path) -> ImageFacts:
+    """Read the upright size and the oddities of an image from its header.
+
+    Args:
+        path: Image file.
+
+    Returns:
+        Size and notes; no pixel is decoded, so a truncated file passes.
+
+    Raises:
+        ItemError: If the file is missing, empty, not an image, or beyond `MAX_PIXELS`.
+    """
+    with _opened(path) as image:
+        return _facts(image)
+
+
+def read_image(
+    path: Path, *, canvas: int | None, size: tuple[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Read an image, upright, RGB, no larger than the canvas.
+
+    Args:
+        path: Image file.
+        canvas: Longest side of the result in pixels; smaller images are not enlarged. None
+            keeps the original size.
+        size: Upright original (H, W) that the manifest states; None does not check.
+
+    Returns:
+        RGB, shape (*canvas_size((H, W), canvas), 3), uint8, C-contiguous, writable.
+
+    Raises:
+        ItemError: If the file is missing, empty, truncated, not an image, beyond `MAX_PIXELS`,
+            of an unusable kind (32 bits a channel), or not of `size`.
+    """
+    with _opened(path) as image:
+        facts = _facts(image)
+        if size is not None and facts.size != size:
+            raise ItemError(
+                f"expected an image of {size[0]}x{size[1]} (HxW) as in the manifest, found "
+                f"{facts.size[0]}x{facts.size[1]} in {path}; restore the file or prepare again"
+            )
+        orientation = _orientation(image)
+        height, width = canvas_size(facts.raw_size, canvas)
+        # Pillow's shortest way: let the JPEG decoder halve, then filter once over `box`.
+        box = None
+        if (height, width) != facts.raw_size:
+            gap = (int(width * _REDUCING_GAP), int(height * _REDUCING_GAP))
+            drafted = image.draft(None, gap)
+            box = None if drafted is None else drafted[1]
+        rgb = _as_rgb(image, path)
+        if rgb.size != (width, height) or box is not None:
+            rgb = rgb.resize(
+                (width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=_REDUCING_GAP
+            )
+        if orientation in _UPRIGHT:
+            rgb = rgb.transpose(_UPRIGHT[orientation])
+        return np.array(rgb, dtype=np.uint8)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file; whatever goes wrong inside becomes one ItemError."""
+    _check_file(path)
+    try:
+        # Pillow warns of large or slightly damaged files; the limits here decide instead.
+        with _warnings_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width * image.height} pixels")
+            yield image
+    except ItemError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ItemError(
+            f"expected at most {MAX_PIXELS} pixels, found more in {path}; scale the image down"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ItemError(
+            f"expected an image ({', '.join(FORMATS)}), found something else in {path}; "
+            "convert or remove the file"
+        ) from error
+    # Decoders fed with damaged bytes raise anything from OSError to struct.error and IndexError.
+    except Exception as error:
+        raise ItemError(
+            f"expected a whole image, found a damaged or truncated one in {path} "
+            f"({' '.join(str(error).split()) or type(error).__name__}); replace or remove the file"
+        ) from error
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise ItemError(
+            f"expected an image file, found none that can be read at {path}; "
+            "check the image root and the file name"
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ItemError(f"expected an image file, found a folder or device at {path}")
+    if status.st_size == 0:
+        raise ItemError(f"expected an image, found 0 bytes in {path}; fetch the file again")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Give the EXIF orientation still to be applied, 1 to 8 (1 = none)."""
+    if image.format == "TIFF":  # Pillow turns TIFF upright by itself, size included.
+        return 1
+    # Not image.getexif(): for PNG that decodes every pixel in search of a late chunk.
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        except Exception:  # a damaged EXIF block says nothing; the pixels may still be fine
+            return 1
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def _facts(image: Image.Image) -> ImageFacts:
+    orientation = _orientation(image)
+    raw = (image.height, image.width)
+    notes = []
+    if image.mode in _GREY:
+        notes.append("grayscale")
+    if image.mode in ("P", "PA"):
+        notes.append("palette")
+    if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
+        notes.append("alpha")
+    if image.mode == "CMYK":
+        notes.append("cmyk")
+    if image.mode.startswith("I") or _raw_mode_is_16_bit(image):
+        notes.append("16-bit")
+    if orientation != 1:
+        notes.append("exif-rotated")
+    upright = (raw[1], raw[0]) if orientation in _SWAPPED else raw
+    return ImageFacts(size=upright, raw_size=raw, notes=tuple(notes))
+
+
+def _raw_mode_is_16_bit(image: Image.Image) -> bool:
+    """Tell whether the file stores 16 bits a channel that Pillow reads as 8 (RGB PNG, TIFF)."""
+    tiles = getattr(image, "tile", None) or [None]
+    arguments = getattr(tiles[0], "args", None)
+    raw_mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return isinstance(raw_mode, str) and ";16" in raw_mode
+
+
+def _as_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Convert any supported mode to RGB of 8 bits."""
+    if image.mode == "F":
+        raise ItemError(f"expected 8 or 16 bits a channel, found 32-bit float in {path}; convert")
+    if image.mode.startswith("I"):
+        return _from_16_bit(image, path)
+    if image.mode in ("P", "PA") or "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")  # straight to RGB warns on byte transparency
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image, path: Path) -> Image.Image:
+    """Scale 0..65535 to 0..255, rounding to nearest."""
+    values = np.asarray(image, dtype=np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ItemError(
+            f"expected 8 or 16 bits a channel, found values from {values.min()} to "
+            f"{values.max()} in {path}; convert the image to 8 or 16 bits"
+        )
+    grey = np.asarray((values * 255 + 32767) // 65535, dtype=np.uint8)
+    return Image.fromarray(grey).convert("RGB")

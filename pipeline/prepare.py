@@ -1,0 +1,279 @@
+"""Shell: a data set in, `manifest/` out."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.assemble import Leaks, assemble
+from pipeline.collect import Collection, Progress, collect
+from pipeline.columns import file_sha256
+from pipeline.config import differences, to_plain
+from pipeline.data_config import DataConfig as DataConfig
+from pipeline.errors import ManifestError
+from pipeline.manifest import (
+    DESCRIPTION,
+    SPLITS,
+    Manifest,
+    load_manifest,
+    read_description,
+    write_manifest,
+)
+from pipeline.readers import READERS
+from pipeline.readers.base import Failure
+from pipeline.readers.ids import read_image_ids
+from pipeline.records import FailedItem
+from pipeline.scenes.write import FORMAT_VERSION
+
+MANIFEST = "manifest"
+FAILURES = "failures.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a manifest holds, for printing."""
+
+    folder: Path
+    """The manifest folder."""
+    fingerprint: str
+    """Of the manifest."""
+    images: int
+    """Images."""
+    objects: int
+    """Objects."""
+    expressions: int
+    """Expressions."""
+    labelled_images: int
+    """Images whose truth training may use."""
+    labelled_expressions: int
+    """Training expressions on them."""
+    splits: dict[str, int]
+    """Expressions by split; splits without any are left out."""
+    failed: int
+    """Lines of failures.jsonl about things that were left out."""
+    notes: int
+    """Lines of failures.jsonl about things that were converted."""
+    leaking_images: int
+    """Images whose training objects `drop_leaking` left out."""
+    reused: bool
+    """True if the manifest was there already, of the same config and inputs."""
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
+        lines = [
+            f"{self.folder}: {'unchanged' if self.reused else 'written'}",
+            f"{self.images} images, {self.objects} objects, {self.expressions} expressions "
+            f"({splits})",
+            f"labelled: {self.labelled_images} images, {self.labelled_expressions} expressions",
+        ]
+        if self.failed or self.notes:
+            lines.append(
+                f"{self.failed} left out, {self.notes} converted: see {self.folder / FAILURES}"
+            )
+        if self.leaking_images:
+            lines.append(f"{self.leaking_images} images left train: another split holds them")
+        return "\n".join(lines)
+
+
+def prepare_data(
+    config: DataConfig,
+    run_dir: Path,
+    *,
+    limit: int | None = None,
+    force: bool = False,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Summary:
+    """Read a data set, check it, and write its manifest.
+
+    The same config and inputs give the same bytes. One bad image, object or expression goes to
+    failures.jsonl and the run goes on.
+
+    Args:
+        config: Which data set, and how.
+        run_dir: `manifest/` is written here, and `scenes/` if the reader generates them.
+        limit: Images to keep of every split, for trials, at least 1; None keeps all.
+        force: Replace a manifest of another config, once the new one is ready to be written.
+        workers: Processes that generate scenes; the result does not depend on it.
+        progress: Called after every object with the number read so far.
+
+    Returns:
+        Counts of what was written, or of what was there already.
+
+    Raises:
+        ManifestError: If an input is missing, nothing in it can be used, truth leaks between
+            splits, or the manifest there is of another config (the differences are named) and
+            `force` is not given.
+        ConfigError: If the labelled ratio gives no image.
+    """
+    if limit is not None and limit < 1:
+        raise ManifestError(f"expected a limit of at least 1 image, found {limit}")
+    folder = run_dir / MANIFEST
+    request = {"config": to_plain(config), "inputs": _input_hashes(config), "limit": limit}
+    if folder.exists():
+        try:
+            _refuse_other(folder, request)
+            return _summary(folder, reused=True)
+        except ManifestError:
+            if not force:
+                raise
+            _discard_scenes(run_dir, request)
+    _write(config, run_dir, request, workers, progress)
+    return _summary(folder, reused=False)
+
+
+def read_failures(run_dir: Path) -> tuple[tuple[FailedItem, ...], tuple[FailedItem, ...]]:
+    """Read what a manifest left out and what it converted.
+
+    Returns:
+        The items that were left out, and those that were converted and kept.
+    """
+    lines = (run_dir / MANIFEST / FAILURES).read_text(encoding="utf-8").splitlines()
+    entries = [Failure(**json.loads(line)) for line in lines]
+    failed, noted = (
+        tuple(
+            FailedItem(item=f"{entry.item} {entry.file}".strip(), reason=entry.reason)
+            for entry in entries
+            if entry.severity == severity
+        )
+        for severity in ("failed", "note")
+    )
+    return failed, noted
+
+
+def _write(
+    config: DataConfig,
+    run_dir: Path,
+    request: Mapping[str, Any],
+    workers: int,
+    progress: Progress | None,
+) -> None:
+    """Read the data set and write its manifest, in place of one that may be there."""
+    folder, limit = run_dir / MANIFEST, request["limit"]
+    scenes = config.scenes if limit is None else _at_most(config.scenes, limit)
+    source = READERS[config.reader](dataclasses.replace(config, scenes=scenes), run_dir, workers)
+    collection = collect(source, config, limit=limit, progress=progress)
+    _refuse_empty(collection, source.image_root)
+    manifest, leaks = assemble(
+        collection.objects,
+        source.image_root,
+        config.labelled,
+        _wanted(config),
+        drop_leaking=config.drop_leaking,
+        trial=limit is not None,
+    )
+    description = {**request} | _facts(manifest, collection.failures, leaks)
+    extra = {FAILURES: _lines(collection.failures)}
+    if folder.exists():
+        (folder / DESCRIPTION).unlink(missing_ok=True)  # first, for without it nothing is proven
+        shutil.rmtree(folder)
+    write_manifest(folder, manifest, description=description, extra=extra)
+
+
+def _input_hashes(config: DataConfig) -> dict[str, str]:
+    hashes = {}
+    for name, path in config.input_files().items():
+        try:
+            hashes[name] = file_sha256(path)
+        except OSError as error:
+            raise ManifestError(
+                f"expected the file data.{name} at {path}, found none that can be read "
+                f"({error.strerror}); check the path"
+            ) from error
+    if config.reader == "scenes":  # no file decides what is generated, but its format may change
+        hashes["scenes"] = f"format {FORMAT_VERSION}"
+    return hashes
+
+
+def _refuse_other(folder: Path, request: Mapping[str, Any]) -> None:
+    try:
+        found = read_description(folder)
+    except ManifestError as error:
+        raise ManifestError(f"{error} (delete {folder} to prepare the data again)") from error
+    lines = [
+        line for key, value in request.items() for line in differences(found.get(key), value, key)
+    ]
+    if lines:
+        raise ManifestError(
+            f"{folder} was made otherwise ({'; '.join(lines)}); choose a new --run-dir, or "
+            "add --force to replace it"
+        )
+
+
+def _discard_scenes(run_dir: Path, request: Mapping[str, Any]) -> None:
+    """Delete generated scenes that the new config does not want; they are made again."""
+    try:
+        made = _scenes_of(read_description(run_dir / MANIFEST))
+    except (ManifestError, KeyError):
+        return  # what lies there is unknown; write_scenes refuses what it did not make
+    if made["reader"] == request["config"]["reader"] == "scenes" and made != _scenes_of(request):
+        shutil.rmtree(run_dir / "scenes", ignore_errors=True)
+
+
+def _scenes_of(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what decides the generated scenes."""
+    config = {name: request["config"][name] for name in ("reader", "scenes", "scenes_seed")}
+    return config | {"limit": request["limit"], "format": request["inputs"].get("scenes")}
+
+
+def _refuse_empty(collection: Collection, image_root: Path) -> None:
+    if collection.objects:
+        return
+    failed = [failure for failure in collection.failures if failure.severity == "failed"]
+    why = ""
+    if failed:
+        why = f"; the first of {len(failed)} failures: {failed[0].item}: {failed[0].reason}"
+    raise ManifestError(
+        f"expected at least one usable object with its image under {image_root}, found none{why}"
+    )
+
+
+def _wanted(config: DataConfig) -> tuple[str, ...] | None:
+    if config.labelled.file is not None:
+        return read_image_ids(config.labelled.file)
+    return config.labelled.ids
+
+
+def _at_most(counts: Mapping[str, int], limit: int) -> dict[str, int]:
+    return {split: min(count, limit) for split, count in counts.items()}
+
+
+def _facts(manifest: Manifest, failures: list[Failure], leaks: Leaks) -> dict[str, Any]:
+    """Give what `Summary` says beyond the counts of rows, as kept in manifest.json."""
+    expressions = {split: len(manifest.expressions_of(split)) for split in SPLITS}
+    return {
+        "labelled_images": int(manifest.image_labelled.sum()),
+        "labelled_expressions": len(manifest.expressions_of("train", labelled=True)),
+        "splits": {split: count for split, count in expressions.items() if count},
+        "failed": sum(failure.severity == "failed" for failure in failures),
+        "notes": sum(failure.severity == "note" for failure in failures),
+        "leaking": to_plain(leaks),
+    }
+
+
+def _lines(failures: list[Failure]) -> bytes:
+    return "".join(json.dumps(to_plain(failure)) + "\n" for failure in failures).encode()
+
+
+def _summary(folder: Path, *, reused: bool) -> Summary:
+    manifest = load_manifest(folder)
+    document = read_description(folder)
+    return Summary(
+        folder=folder,
+        fingerprint=manifest.fingerprint,
+        images=manifest.num_images,
+        objects=manifest.num_objects,
+        expressions=manifest.num_expressions,
+        labelled_images=document["labelled_images"],
+        labelled_expressions=document["labelled_expressions"],
+        splits={
+            split: document["splits"][split] for split in SPLITS if split in document["splits"]
+        },
+        failed=document["failed"],
+        notes=document["notes"],
+        leaking_images=document["leaking"]["images"],
+        reused=reused,
+    )

@@ -1,0 +1,91 @@
+"""What every reader yields."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.data_config import DataConfig
+from pipeline.errors import ManifestError
+from pipeline.segmentation import Segmentation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One referred object."""
+
+    image: str
+    """Path relative to the image root."""
+    image_id: str
+    """Name of the image in the data set."""
+    object_id: str
+    """Name of the object in the data set."""
+    category: str
+    """Name of its category, "" if unknown."""
+    split: str
+    """train, val, testA, testB or test."""
+    expressions: tuple[str, ...]
+    """Sentences that refer to it, as annotated."""
+    segmentation: Segmentation | None
+    """Its shape; None = unlabelled."""
+    size: tuple[int, int] | None
+    """(H, W) in pixels that the annotation claims; None if it claims none."""
+    where: str
+    """Where it stands: "refs(unc).p: ref 123", "photos.jsonl: line 7"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One thing that was left out, or converted, and why."""
+
+    item: str
+    """Where it stands, as `Record.where`."""
+    file: str
+    """The file concerned, "" if none in particular."""
+    reason: str
+    """One line."""
+    severity: Literal["failed", "note"] = "failed"
+    """failed = left out; note = converted and kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """An opened data set."""
+
+    image_root: Path
+    """Folder that `Record.image` is relative to."""
+    mask_root: Path
+    """Folder that mask files are relative to."""
+    items: Iterator[Record | Failure]
+    """The objects in the order of the annotations."""
+
+
+Reader = Callable[[DataConfig, Path, int], Source]
+"""Opens the data set of a config, given a folder and processes for what has to be generated."""
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """Give a list of text as a tuple.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"expected a list of text, found {value!r:.60}")
+    return tuple(value)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON annotation file.
+
+    Raises:
+        ManifestError: If it is missing or not JSON.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return json.load(file)
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"expected JSON in {path}, found something else ({error})") from error
