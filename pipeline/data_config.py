@@ -101,7 +101,7 @@ class DataConfig:
             raise ConfigError(f"expected max_words of at least 1, found {self.max_words}")
         if self.scenes_seed < 0:
             raise ConfigError(f"expected scenes_seed of at least 0, found {self.scenes_seed}")
-        unknown = sorted(set(self.scenes) - {"train", "val", "testA", "testB", "test"})
+        unknown = sorted(set(self.scenes) - {"train", "val", "testA", "testB"})
         if unknown:
             raise ConfigError(f"expected splits as keys of scenes, found {unknown[0]!r}")
         if min(self.scenes.values(), default=0) < 0 or not sum(self.scenes.values()):

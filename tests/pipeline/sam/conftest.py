@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+import torch
+
+from pipeline.sam.tiny import WEIGHTS, build_vit_tiny_demo, load_vit_tiny_demo
+
+
+@pytest.fixture(scope="session")
+def sam():
+    """The shipped small SAM."""
+    assert WEIGHTS.exists()
+    return load_vit_tiny_demo()
+
+
+@pytest.fixture(scope="session")
+def random_sam():
+    """The small SAM with random weights, spread so that its masks vary."""
+    torch.manual_seed(0)
+    sam = build_vit_tiny_demo()
+    with torch.no_grad():
+        for value in sam.parameters():
+            value += 0.05 * torch.randn_like(value)
+        sam.mask_decoder.iou_prediction_head.layers[-1].bias.fill_(0.7)
+    return sam
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
