@@ -233,6 +233,9 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
             inner = f"{where}.{key}" if where else str(key)
             lines += differences(old.get(key), new.get(key), inner)
         return lines
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for i, (a, b) in pairs for line in differences(a, b, f"{where}[{i}]")]
     return [] if old == new else [f"{where}: {_short(old)}, now {_short(new)}"]
 
 

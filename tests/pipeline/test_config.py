@@ -122,3 +122,5 @@ def test_fingerprints_do_not_depend_on_the_order_of_keys(mapping):
 def test_differences_name_the_key_and_both_values():
     old, new = {"a": {"x": 1, "y": 2}}, {"a": {"x": 1, "y": 3}, "b": None}
     assert differences(old, new) == ["a.y: 2, now 3"]
+    assert differences([["iom", {"x": 1}]], [["cpi", {"x": 1}]]) == ['[0][0]: "iom", now "cpi"']
+    assert differences({"a": [1]}, {"a": [1, 2]}) == ["a: [1], now [1, 2]"]

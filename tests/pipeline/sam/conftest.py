@@ -5,6 +5,15 @@ import torch
 from pipeline.sam.tiny import WEIGHTS, build_vit_tiny_demo, load_vit_tiny_demo
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Several threads wait on each other where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def sam():
     """The shipped small SAM."""

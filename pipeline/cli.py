@@ -1,0 +1,224 @@
+"""The verbs of the ground floor: prepare-data, sam-candidates, inspect-shards."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.commands import (
+    CONTEXT,
+    MAX_FAILURES_SHOWN,
+    Settings,
+    finish_stage,
+    locked,
+    make_engine,
+    print_facts,
+    print_plan,
+    print_table,
+    report_failures,
+    run_options,
+    stage_options,
+    verb,
+)
+from pipeline.data_config import DataConfig
+
+
+@click.command(context_settings=CONTEXT)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images only.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that generate scenes; the result does not depend on it.",
+)
+@click.option("--dry-run", is_flag=True, help="Check the config; write nothing.")
+@click.option("--force", is_flag=True, help="Replace a manifest that was made otherwise.")
+@run_options
+@verb
+def prepare_data(
+    *,
+    config: Path,
+    run_dir: Path,
+    overrides: tuple[str, ...],
+    limit: int | None,
+    workers: int,
+    dry_run: bool,
+    force: bool,
+) -> int:
+    """Read a data set and write RUN_DIR/manifest.
+
+    Example: prepare-data --config recipes/photos.yaml --run-dir runs/photos
+    """
+    from pipeline import prepare
+
+    data = Settings(config, run_dir, overrides).section("data", DataConfig)
+    if dry_run:
+        click.echo(f"data: reader {data.reader!r} -> {run_dir / 'manifest'}")
+        return 0
+    summary = locked(
+        run_dir,
+        lambda: prepare.prepare_data(data, run_dir, limit=limit, force=force, workers=workers),
+    )
+    click.echo(str(summary))
+    failures, notes = prepare.read_failures(run_dir)
+    for note in notes[:MAX_FAILURES_SHOWN]:
+        click.echo(f"converted: {note.item}: {note.reason}", err=True)
+    return report_failures(failures)
+
+
+@click.command(context_settings=CONTEXT)
+@stage_options
+@verb
+def sam_candidates(
+    *,
+    config: Path,
+    run_dir: Path,
+    overrides: tuple[str, ...],
+    limit: int | None,
+    workers: int,
+    cluster: str | None,
+    dry_run: bool,
+    force: bool,
+) -> int:
+    """Compute SAM's candidate masks of every training image into RUN_DIR/candidates.zarr.
+
+    The costly pass, done once for all rounds and strategies.
+
+    Example: sam-candidates --workers 2 --set candidates.model=vit_tiny_demo
+    """
+    from pipeline import candidate_stage as stage
+
+    section = Settings(config, run_dir, overrides).section("candidates", stage.CandidatesConfig)
+    if dry_run:
+        return print_plan(stage.plan_candidates(section, run_dir), limit)
+    engine = make_engine(workers, cluster)
+    summary = locked(
+        run_dir,
+        lambda: stage.sam_candidates(section, run_dir, engine=engine, limit=limit, force=force),
+    )
+    return finish_stage(summary, candidate_facts(summary.counters))
+
+
+def candidate_facts(counters: dict[str, float]) -> dict[str, Any]:
+    """Give the means that the summary table shows."""
+    images = counters.get("images", 0)
+    if not images:
+        return {}
+    return {
+        "candidates per image": counters["candidates"] / images,
+        "cells per image": counters["cells"] / images,
+        "share of pixels covered": counters["covered_share"] / images,
+        "images without candidates": int(counters["images_without_candidates"]),
+        "candidates dropped": int(counters["candidates_dropped"]),
+    }
+
+
+@click.group(context_settings=CONTEXT)
+def inspect_shards() -> None:
+    """Look into, export, verify and repair the stores of a run.
+
+    PATH is a .zarr folder or, for summary, verify and repair, a run directory.
+
+    Example: inspect-shards summary runs/demo
+    """
+
+
+PATH = click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+ROWS = click.option(
+    "--row", "rows", type=click.IntRange(min=0), multiple=True, help="Row to show; may be repeated."
+)
+OUT = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
+
+
+@inspect_shards.command(context_settings=CONTEXT)
+@PATH
+@verb
+def summary(*, path: Path) -> int:
+    """Print arrays, bytes, finished shards and failed items of every store."""
+    from pipeline import audit
+
+    for store in audit.find_stores(path):
+        facts = audit.describe(store)
+        arrays = facts.pop("arrays")
+        failures = facts.pop("failures")
+        per_item = sum(row[-1] for row in arrays) / max(1, facts["items"])
+        print_facts(
+            str(store), {**facts, "failed items": len(failures), "bytes per item": per_item}
+        )
+        print_table("arrays", ["array", "type", "shape", "chunk", "stored bytes"], arrays)
+        report_failures(tuple(failures))
+    return 0
+
+
+@inspect_shards.command(context_settings=CONTEXT)
+@PATH
+@ROWS
+@OUT
+@verb
+def show(*, path: Path, rows: tuple[int, ...], out: Path) -> int:
+    """Draw rows of a store as a PNG.
+
+    Example: inspect-shards show runs/demo/round-1/labels.zarr --row 3 --out labels.png
+    """
+    from PIL import Image
+
+    from pipeline import inspection
+
+    Image.fromarray(inspection.draw_rows(path, list(rows) or [0])).save(out, "PNG")
+    click.echo(str(out))
+    return 0
+
+
+@inspect_shards.command(context_settings=CONTEXT)
+@PATH
+@click.option("--format", "kind", type=click.Choice(["coco", "html"]), default="coco")
+@ROWS
+@OUT
+@verb
+def export(*, path: Path, kind: str, rows: tuple[int, ...], out: Path) -> int:
+    """Write a store as COCO RLE JSON, or rows of it as one HTML page.
+
+    Example: inspect-shards export runs/demo/round-1/labels.zarr --format coco --out labels.json
+    """
+    from pipeline import inspection
+
+    if kind == "coco":
+        count = inspection.export_coco(path, out)
+        click.echo(f"{out}: {count} annotations")
+    else:
+        count = inspection.export_html(path, list(rows) or list(range(8)), out)
+        click.echo(f"{out}: {count} rows")
+    return 0
+
+
+@inspect_shards.command(context_settings=CONTEXT)
+@PATH
+@verb
+def verify(*, path: Path) -> int:
+    """Hash every shard against its done record; exit 1 if one is damaged."""
+    from pipeline import audit
+
+    damaged = 0
+    for store in audit.find_stores(path):
+        states = audit.verify(store)
+        for state in states:
+            if state.state != "done":
+                click.echo(f"{store}: shard {state.shard} {state.state}: {state.reason}")
+        damaged += sum(state.state == "damaged" for state in states)
+        done = sum(state.state == "done" for state in states)
+        click.echo(f"{store}: {done} of {len(states)} shards intact")
+    return 1 if damaged else 0
+
+
+@inspect_shards.command(context_settings=CONTEXT)
+@PATH
+@verb
+def repair(*, path: Path) -> int:
+    """Delete damaged shards, so that running the stage again makes just them anew."""
+    from pipeline import audit
+
+    for store in audit.find_stores(path):
+        removed = audit.repair(store)
+        click.echo(f"{store}: {len(removed)} damaged shards removed; run its stage again")
+    return 0

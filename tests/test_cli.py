@@ -1,0 +1,102 @@
+"""Every verb has help and an example; shared options mean the same; errors are one line."""
+
+import re
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+STAGES = ("sam-candidates", "predict-teacher", "refine-labels")
+
+
+def command(name):
+    module, attribute = SCRIPTS[name].split(":")
+    return getattr(import_module(module), attribute)
+
+
+def commands():
+    for name in SCRIPTS:
+        found = command(name)
+        yield name, found
+        if isinstance(found, click.Group):
+            yield from ((f"{name} {sub}", found.commands[sub]) for sub in found.commands)
+
+
+@pytest.mark.parametrize(("name", "found"), list(commands()), ids=lambda value: str(value)[:40])
+def test_every_verb_explains_itself(name, found):
+    result = CliRunner().invoke(found, ["-h"])
+    assert result.exit_code == 0
+    assert found.help
+    for parameter in found.params:
+        if isinstance(parameter, click.Option) and parameter.name not in ("number", "split", "out"):
+            assert parameter.help or parameter.name in ("kind", "rows"), (name, parameter.name)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_verb_gives_an_example(name):
+    assert f"Example: {name}" in command(name).help
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "inspect-shards"])
+def test_a_run_is_named_the_same_way_everywhere(name):
+    options = {parameter.opts[0] for parameter in command(name).params}
+    assert {"--config", "--run-dir", "--set", "--dry-run"} <= options
+    if name in STAGES:
+        assert {"--limit", "--workers", "--cluster", "--force"} <= options
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "inspect-shards"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version: 1\ntrian: {}", "unknown section 'trian'"),
+        ("version: 1\n%SECTION%: {wrong_key: 1}", "unknown key 'wrong_key'; known are"),
+    ],
+    ids=["section", "key"],
+)
+def test_a_config_mistake_is_one_line_and_exit_1(tmp_path, name, text, message):
+    section = {
+        "prepare-data": "data", "sam-candidates": "candidates", "refine-labels": "refine",
+        "predict-teacher": "teacher", "evaluate-student": "evaluate", "run-rounds": "rounds",
+    }.get(name, "train")  # fmt: skip
+    config = tmp_path / "stages.yaml"
+    required = "\ndata: {reader: scenes}" if section != "data" and "%" in text else ""
+    config.write_text(text.replace("%SECTION%", section) + required)
+    arguments = ["--config", str(config), "--run-dir", str(tmp_path / "run")]
+    result = CliRunner().invoke(command(name), arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert str(config) in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run" / "manifest").exists()
+
+
+def test_a_stage_without_its_input_names_the_verb_to_run(tmp_path):
+    for name, missing in [("refine-labels", "sam-candidates"), ("predict-teacher", "prepare-data")]:
+        arguments = ["--config", str(ROOT / "stages.yaml"), "--run-dir", str(tmp_path)]
+        result = CliRunner().invoke(command(name), arguments)
+        assert result.exit_code == 1, result.output
+        assert missing in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_the_shipped_config_is_valid(tmp_path):
+    for config in [ROOT / "stages.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))]:
+        arguments = ["--config", str(config), "--run-dir", str(tmp_path), "--dry-run"]
+        result = CliRunner().invoke(command("run-rounds"), arguments)
+        assert result.exit_code == 0, (config.name, result.stderr)
+
+
+def test_make_knows_every_verb():
+    makefile = (ROOT / "Makefile").read_text()
+    for name in SCRIPTS:
+        assert f"$(BIN)/{name}" in makefile
+    targets = re.findall(r"^([a-z-]+):.*##", makefile, flags=re.M)
+    assert {"demo", "test", "help", "rounds", "inspect", "stage-data", "stage-refine"} <= set(
+        targets
+    )

@@ -1,0 +1,253 @@
+"""Checkpoints: a folder each, complete or not there, checked by content when read.
+
+step-00000400/
+    student.safetensors  teacher.safetensors ...   weights by name
+    state.pt             optimizer, generators: tensors and plain values
+    checkpoint.json      config, step, round, sha256 of the files above
+    done                 sha256 of checkpoint.json, written last
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipeline.errors import StoreError
+
+FORMAT = 1
+"""Version of the folder's layout, in `checkpoint.json`."""
+_ABOUT, _STATE, _DONE = "checkpoint.json", "state.pt", "done"
+_FOLDER = re.compile(r"step-(\d{8,})")
+Weights = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """All that a training needs to go on."""
+
+    step: int
+    """Updates done."""
+    weights: Mapping[str, Mapping[str, torch.Tensor]]
+    """State dicts by the name of the network, such as student and teacher."""
+    state: Mapping[str, Any]
+    """Tensors, numbers, strings, lists and dicts: what `torch.load(weights_only=True)` takes."""
+    about: Mapping[str, Any]
+    """JSON values to be read without torch: config, round, metrics."""
+
+
+def sha256_of(path: Path) -> str:
+    """Give the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write everything but the marker, and wait until it is on disk."""
+    for name, tensors in checkpoint.weights.items():
+        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        save_file(plain, folder / f"{name}.safetensors")
+    torch.save(dict(checkpoint.state), folder / _STATE)
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+    about = {"format": FORMAT, "step": checkpoint.step, "files": files}
+    _write_json(folder / _ABOUT, {**about, "about": dict(checkpoint.about)})
+    for path in folder.iterdir():
+        _sync(path)
+    _sync(folder)
+
+
+def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int | None = None) -> Path:
+    """Write a checkpoint so that a crash at any moment leaves it complete or unfound.
+
+    Everything goes to a new temporary folder, is synced, and renamed; the marker comes last. One
+    process per `root` saves at a time. The same checkpoint gives the same bytes: safetensors sorts
+    its tensors, and torch.save stores no time and names the archive after the file (for the state
+    it takes equal values of equal types in the same order; strings shared or not do not matter
+    to a reader, yet they can alter the pickle by a few bytes).
+
+    Args:
+        root: Folder of all checkpoints; made if missing.
+        checkpoint: What to write; one of the same step is replaced.
+        keep: Complete checkpoints to leave, the newest ones, at least 1; None leaves all.
+
+    Returns:
+        The folder written.
+
+    Raises:
+        StoreError: If `keep` is below 1.
+    """
+    if keep is not None and keep < 1:
+        raise StoreError(f"checkpoints to keep are at least 1, got {keep}")
+    root.mkdir(parents=True, exist_ok=True)
+    for leftover in root.glob(".new-*"):
+        shutil.rmtree(leftover)
+    folder = root / f"step-{checkpoint.step:08d}"
+    new = root / f".new-{folder.name}"
+    new.mkdir()
+    _write_files(new, checkpoint)
+    if folder.exists():
+        (folder / _DONE).unlink(missing_ok=True)  # first, so that half of it is never believed
+        shutil.rmtree(folder)
+    new.rename(folder)
+    _sync(root)
+    marker = folder / f".{_DONE}"
+    marker.write_text(sha256_of(folder / _ABOUT) + "\n", encoding="utf-8")
+    _sync(marker)
+    marker.rename(folder / _DONE)
+    _sync(folder)
+    if keep is not None:
+        _drop_old(root, folder, keep)
+    return folder
+
+
+def _folders(root: Path) -> list[Path]:
+    """List the checkpoints' folders, the newest step first, complete or not."""
+    found = [(int(match[1]), path) for path in root.glob("step-*")
+             if (match := _FOLDER.fullmatch(path.name))]  # fmt: skip
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _drop_old(root: Path, newest: Path, keep: int) -> None:
+    """Delete complete checkpoints older than `newest` beyond `keep`, and incomplete older ones."""
+    older = [path for path in _folders(root) if path.name < newest.name]
+    complete = [path for path in older if (path / _DONE).exists()]
+    for path in set(older) - set(complete[: keep - 1]):
+        (path / _DONE).unlink(missing_ok=True)
+        shutil.rmtree(path)
+
+
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
+    """Check a checkpoint's marker and the hash of every file.
+
+    Args:
+        folder: As `save_checkpoint` returned it.
+
+    Returns:
+        The contents of `checkpoint.json`: format, step, files, about.
+
+    Raises:
+        StoreError: If it is incomplete, damaged, or of another format; the message names the file.
+    """
+    try:
+        expected = (folder / _DONE).read_text(encoding="utf-8").strip()
+        found = sha256_of(folder / _ABOUT)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: not a complete checkpoint, {error.filename} is missing"
+        ) from error
+    if found != expected:
+        raise StoreError(f"{folder / _ABOUT}: sha256 {expected} expected, found {found}")
+    about: dict[str, Any] = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    if about["format"] != FORMAT:
+        raise StoreError(f"{folder}: checkpoint format {FORMAT} expected, found {about['format']}")
+    for name, expected in about["files"].items():
+        path = folder / name
+        found = sha256_of(path) if path.exists() else "no file"
+        if found != expected:
+            raise StoreError(f"{path}: sha256 {expected} expected, found {found}")
+    return about
+
+
+def latest(root: Path) -> Path | None:
+    """Find the newest checkpoint that verifies, passing over incomplete and damaged ones.
+
+    Args:
+        root: Folder of all checkpoints; may be missing.
+
+    Returns:
+        Its folder, or None if there is none.
+    """
+    for folder in _folders(root):
+        try:
+            verify_checkpoint(folder)
+        except StoreError:
+            continue
+        return folder
+    return None
+
+
+def load_weights_file(path: Path) -> Weights:
+    """Read a safetensors file onto the CPU.
+
+    Raises:
+        StoreError: If it is missing or damaged.
+    """
+    try:
+        return load_file(path, device="cpu")
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Verify and read a checkpoint onto the CPU.
+
+    Args:
+        folder: As `save_checkpoint` or `latest` returned it.
+
+    Returns:
+        What was saved, the state by `torch.load(weights_only=True)`.
+
+    Raises:
+        StoreError: If it is incomplete or damaged, or its state holds other than plain values.
+    """
+    about = verify_checkpoint(folder)
+    weights = {
+        Path(name).stem: load_weights_file(folder / name)
+        for name in about["files"]
+        if name.endswith(".safetensors")
+    }
+    try:
+        state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise StoreError(f"{folder / _STATE}: holds other than tensors and plain values") from error
+    return Checkpoint(step=about["step"], weights=weights, state=state, about=about["about"])
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copy weights into a network of exactly the same names and shapes.
+
+    Args:
+        network: Changed in place, and only if everything fits.
+        tensors: A state dict.
+        source: Where it comes from, for the message.
+
+    Raises:
+        StoreError: If a tensor is missing, unknown, or of another shape; the first is named.
+    """
+    own = network.state_dict()
+    for word, names in (
+        ("lacks", own.keys() - tensors.keys()),
+        ("has an unknown", tensors.keys() - own.keys()),
+    ):
+        if names:
+            raise StoreError(f"{source}: {word} {min(names)} ({len(names)} such)")
+    wrong = [name for name in sorted(own) if own[name].shape != tensors[name].shape]
+    if wrong:
+        name = wrong[0]
+        raise StoreError(
+            f"{source}: {name} has shape {tuple(tensors[name].shape)}, the network's is "
+            f"{tuple(own[name].shape)} ({len(wrong)} such)"
+        )
+    network.load_state_dict(dict(tensors), strict=True)

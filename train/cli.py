@@ -1,0 +1,239 @@
+"""The verbs of training: predict-teacher, train-student, evaluate-student, run-rounds."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.commands import (
+    CONTEXT,
+    Settings,
+    finish_stage,
+    locked,
+    make_engine,
+    print_facts,
+    print_plan,
+    print_table,
+    report_failures,
+    run_options,
+    stage_options,
+    verb,
+)
+from pipeline.manifest import SPLITS
+
+ROUND = click.option(
+    "--round", "number", type=click.IntRange(min=0), default=1, show_default=True,
+    help="The round; 0 is the burn-in on labelled data alone.",
+)  # fmt: skip
+FORCE = click.option("--force", is_flag=True, help="Replace what was made with another config.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Check config and inputs; write nothing.")
+
+
+@click.command(context_settings=CONTEXT)
+@ROUND
+@stage_options
+@verb
+def predict_teacher(
+    *,
+    config: Path,
+    run_dir: Path,
+    overrides: tuple[str, ...],
+    number: int,
+    limit: int | None,
+    workers: int,
+    cluster: str | None,
+    dry_run: bool,
+    force: bool,
+) -> int:
+    """Predict every unlabelled expression with the teacher of round R - 1.
+
+    Example: predict-teacher --round 1 --workers 2
+    """
+    from train import predict
+    from train.config import TeacherConfig
+
+    section = Settings(config, run_dir, overrides).section("teacher", TeacherConfig)
+    if dry_run:
+        return print_plan(predict.plan_teacher(section, run_dir, number)[0], limit)
+    engine = make_engine(workers, cluster)
+    summary = locked(
+        run_dir,
+        lambda: predict.predict_teacher(
+            section, run_dir, number, engine=engine, limit=limit, force=force
+        ),
+    )
+    return finish_stage(summary)
+
+
+@click.command(context_settings=CONTEXT)
+@ROUND
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N samples only.")
+@DRY_RUN
+@FORCE
+@run_options
+@verb
+def train_student(
+    *,
+    config: Path,
+    run_dir: Path,
+    overrides: tuple[str, ...],
+    number: int,
+    limit: int | None,
+    dry_run: bool,
+    force: bool,
+) -> int:
+    """Train a round's student and its EMA teacher, resuming where it was stopped.
+
+    Round 0 trains on labelled data alone: the supervised baseline.
+
+    Example: train-student --round 2 --set train.student.steps=1000
+    """
+    from train import student
+    from train.config import TrainConfig
+
+    section = Settings(config, run_dir, overrides).section("train", TrainConfig)
+    if dry_run:
+        plan = student.student_plan(section, run_dir, number, limit)
+        click.echo(f"train-{number}: {student.phase_of(section, number).steps} steps, {plan}")
+        return 0
+    summary = locked(
+        run_dir,
+        lambda: student.train_student(section, run_dir, number, limit=limit, force=force),
+    )
+    print_facts(
+        f"train-{number}",
+        {
+            "steps": summary.steps,
+            "labelled expressions": summary.labelled,
+            "refined labels": summary.refined,
+            "resumed at step": summary.resumed_at,
+            "seconds": "done before" if summary.already_done else summary.seconds,
+            "last loss": summary.final_loss,
+        },
+    )
+    return 0
+
+
+@click.command(context_settings=CONTEXT)
+@ROUND
+@click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="The first N expressions only."
+)
+@DRY_RUN
+@run_options
+@verb
+def evaluate_student(
+    *,
+    config: Path,
+    run_dir: Path,
+    overrides: tuple[str, ...],
+    number: int,
+    split: str,
+    limit: int | None,
+    dry_run: bool,
+) -> int:
+    """Measure a round's EMA teacher on every sentence of a split.
+
+    Example: evaluate-student --round 1 --split testA
+    """
+    from train import evaluate
+    from train.config import EvaluateConfig
+    from train.trained import read_trained
+
+    section = Settings(config, run_dir, overrides).section("evaluate", EvaluateConfig)
+    if dry_run:
+        trained = read_trained(
+            run_dir / f"round-{number}" / "student", f"train-student --round {number}"
+        )
+        click.echo(f"evaluate {split}: weights {trained.weights_sha256[:16]}")
+        return 0
+    result = locked(
+        run_dir,
+        lambda: evaluate.evaluate_student(section, run_dir, number, split, limit=limit),
+    )
+    print_table(f"round {number}, {split}, {result['sentences']} sentences", *metric_table(result))
+    return 3 if result["failed"] else 0
+
+
+def metric_table(result: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Lay one evaluation out as columns and rows, in percent."""
+    from train.evaluate import PROTOCOLS
+
+    limits = list(result[PROTOCOLS[0]]["precision_at"])
+    columns = ["protocol", "oIoU", "mIoU", *(f"P@{limit}" for limit in limits)]
+    rows: list[list[Any]] = []
+    for protocol in PROTOCOLS:
+        figures = result[protocol]
+        values = [figures["overall_iou"], figures["mean_iou"]]
+        values += [figures["precision_at"][limit] for limit in limits]
+        rows.append([protocol, *(f"{100 * value:.2f}" for value in values)])
+    return columns, rows
+
+
+@click.command(context_settings=CONTEXT)
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Local processes for the sharded stages; results do not depend on it.",
+)  # fmt: skip
+@click.option("--cluster", metavar="ADDRESS", help="Run the sharded stages on this Dask scheduler.")
+@DRY_RUN
+@run_options
+@verb
+def run_rounds(
+    *,
+    config: Path,
+    run_dir: Path,
+    overrides: tuple[str, ...],
+    workers: int,
+    cluster: str | None,
+    dry_run: bool,
+) -> int:
+    """Run the whole job: data, candidates, burn-in, then teacher, refine, train, evaluate.
+
+    Skips what is done, so the same command resumes a job that was stopped.
+
+    Example: run-rounds --config stages.yaml --run-dir runs/demo --workers 2
+    """
+    from train import rounds
+
+    job = job_config(Settings(config, run_dir, overrides))
+    if dry_run:
+        click.echo(f"{config}: valid; {job.rounds.rounds} rounds -> {run_dir}")
+        return 0
+    engine = make_engine(workers, cluster)
+    summary = locked(
+        run_dir,
+        lambda: rounds.run_rounds(
+            job, run_dir, engine=engine, say=lambda line: click.echo(f"== {line}", err=True)
+        ),
+    )
+    for split in summary.rows[-1]["metrics"]:
+        print_table(f"{split} (percent)", ROUND_COLUMNS, rounds.summary_rows(summary.rows, split))
+    click.echo(f"contact sheet: {summary.sheet}")
+    return report_failures(summary.failures)
+
+
+ROUND_COLUMNS = [
+    "round", "raw label mIoU", "refined mIoU", "matched", "helped", "hurt",
+    "student oIoU", "student mIoU", "P@0.5",
+]  # fmt: skip
+
+
+def job_config(settings: Settings) -> Any:
+    """Parse every section, so that a mistake anywhere is found before any work."""
+    from pipeline.candidate_stage import CandidatesConfig
+    from pipeline.data_config import DataConfig
+    from refine.stage import RefineConfig
+    from train.config import EvaluateConfig, RoundsConfig, TeacherConfig, TrainConfig
+    from train.rounds import JobConfig
+
+    return JobConfig(
+        data=settings.section("data", DataConfig),
+        candidates=settings.section("candidates", CandidatesConfig),
+        teacher=settings.section("teacher", TeacherConfig),
+        refine=settings.section("refine", RefineConfig),
+        train=settings.section("train", TrainConfig),
+        evaluate=settings.section("evaluate", EvaluateConfig),
+        rounds=settings.section("rounds", RoundsConfig),
+    )

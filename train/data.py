@@ -1,0 +1,244 @@
+"""Shell: the samples of a round, read lazily in each loading process."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.errors import StoreError
+from pipeline.images import read_image
+from pipeline.manifest import Manifest, load_manifest
+from pipeline.paths import RunPaths
+from refine.labels import NO_LABEL, LabelReader
+from refine.quality import KEEPS_LABEL
+from train import augment
+from train.config import TrainConfig
+from train.order import LABELLED, Draw, draws_at
+from train.text import TextEncoder, load_text_encoder
+
+Batch = dict[str, torch.Tensor]
+SampleArrays = dict[str, npt.NDArray[Any]]
+
+
+class SquareCache:
+    """Decoded images at the network's square, the least recently used dropped first."""
+
+    def __init__(self, manifest: Manifest, side: int, capacity_bytes: int) -> None:
+        self._manifest = manifest
+        self._side = side
+        self._capacity = max(1, capacity_bytes // (side * side * 3))
+        self._kept: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
+
+    def square(self, image: int) -> npt.NDArray[np.uint8]:
+        """Give manifest row `image` as (S, S, 3) uint8.
+
+        Raises:
+            ItemError: If the file cannot be used.
+        """
+        if image in self._kept:
+            self._kept.move_to_end(image)
+            return self._kept[image]
+        height, width = (int(side) for side in self._manifest.image_size[image])
+        pixels = read_image(self._manifest.image_file(image), canvas=None, size=(height, width))
+        square = augment.resize_image(pixels, self._side)
+        self._kept[image] = square
+        if len(self._kept) > self._capacity:
+            self._kept.popitem(last=False)
+        return square
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleIndex:
+    """What a round may draw from: manifest rows of labelled expressions, rows of labels."""
+
+    labelled: npt.NDArray[np.int64]
+    """(n,) expression rows whose truth is used."""
+    refined: npt.NDArray[np.int64]
+    """(m,) rows of the round's labels.zarr that hold a label; empty in round 0."""
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Samples per stream."""
+        return len(self.labelled), len(self.refined)
+
+
+def build_index(manifest: Manifest, labels: Path | None) -> SampleIndex:
+    """List what a round may draw from.
+
+    Args:
+        manifest: The data set; only expressions of labelled images with a truth are used.
+        labels: The round's labels.zarr; None for round 0.
+
+    Raises:
+        StoreError: If nothing is labelled.
+    """
+    rows = manifest.expressions_of("train", labelled=True)
+    lengths = np.diff(manifest.object_rle.offsets)
+    labelled = rows[lengths[manifest.expression_object[rows]] > 0]
+    if not len(labelled):
+        raise StoreError("no labelled training expression with a mask; raise data.labelled")
+    refined = np.zeros(0, np.int64)
+    if labels is not None:
+        refined = np.flatnonzero(LabelReader(labels).scalars()["source"] != NO_LABEL)
+        if not len(refined):
+            raise StoreError(f"{labels}: holds no label; see its failures")
+    return SampleIndex(labelled=np.asarray(labelled, np.int64), refined=refined)
+
+
+class RoundDataset(Dataset[SampleArrays]):
+    """Samples of one round by their draw; picklable, opens files in the process that reads."""
+
+    def __init__(
+        self, config: TrainConfig, run_dir: Path, number: int, side: int, vocabulary: Path
+    ) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._number = number
+        self._side = side
+        self._vocabulary = vocabulary
+        self._open: _OpenRound | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+    def __getitem__(self, draw: Draw) -> SampleArrays:
+        """Load one sample: image (3, S, S), label and weight (S, S), token ids and mask (L,)."""
+        if self._open is None:
+            self._open = _OpenRound(
+                self._config, self._run_dir, self._number, self._side, self._vocabulary
+            )
+        return self._open.load(draw)
+
+
+class _OpenRound:
+    """Open stores, tokenizer and caches of one loading process."""
+
+    def __init__(
+        self, config: TrainConfig, run_dir: Path, number: int, side: int, vocabulary: Path
+    ) -> None:
+        paths = RunPaths(run_dir)
+        self._config = config
+        self._number = number
+        self._side = side
+        self._manifest = load_manifest(paths.manifest)
+        self._labels = LabelReader(paths.labels(number)) if number else None
+        self._index = build_index(self._manifest, paths.labels(number) if number else None)
+        self._squares = SquareCache(self._manifest, side, config.cache_bytes)
+        self._text: TextEncoder = load_text_encoder(vocabulary, config.network.max_tokens)
+
+    def load(self, draw: Draw) -> SampleArrays:
+        labelled = draw.stream == LABELLED
+        if labelled:
+            expression = int(self._index.labelled[draw.index])
+            mask_HW, weight_HW, refined = self._truth(expression), None, True
+        else:
+            expression, mask_HW, weight_HW, refined = self._label(draw.index)
+        image = int(self._manifest.expression_image[expression])
+        rng = np.random.default_rng(
+            [self._config.seed, self._number, draw.stream, draw.epoch, draw.index]
+        )
+        pixels = self._squares.square(image)
+        sentence = self._manifest.expression_text[expression]
+        mask_SS = augment.resize_mask(mask_HW, self._side)
+        weight_SS = (
+            np.full_like(mask_SS, 255)
+            if weight_HW is None
+            else augment.resize_mask(weight_HW, self._side)
+        )
+        if augment.draw_flip(rng, self._config.augment):
+            pixels, mask_SS, weight_SS = (
+                augment.flip_columns(array) for array in (pixels, mask_SS, weight_SS)
+            )
+            sentence = augment.swap_sides(sentence)
+        view = self._config.labelled_view if labelled else "strong"
+        ids_NL, tokens_NL = self._text.encode([sentence])
+        return {
+            "image": _view(view, pixels, self._side, rng, self._config.augment),
+            "label": mask_SS,
+            "weight": weight_SS.astype(np.float32) / np.float32(255),
+            "token_ids": ids_NL[0],
+            "token_mask": tokens_NL[0],
+            "refined": np.asarray(refined),
+        }
+
+    def _truth(self, expression: int) -> npt.NDArray[np.uint8]:
+        mask = self._manifest.truth(int(self._manifest.expression_object[expression]), None)
+        assert mask is not None, "build_index lists only expressions with a truth"
+        return mask.astype(np.uint8)
+
+    def _label(self, index: int) -> tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.uint8], bool]:
+        assert self._labels is not None, "round 0 draws no refined labels"
+        row = int(self._index.refined[index])
+        label = self._labels.read(row)
+        assert label is not None, "build_index lists only rows with a label"
+        weight = np.rint(label.weight * 255).astype(np.uint8)
+        return (
+            label.expression,
+            label.mask.astype(np.uint8),
+            weight,
+            label.source not in KEEPS_LABEL,
+        )
+
+
+def _view(
+    name: str,
+    pixels: npt.NDArray[np.uint8],
+    side: int,
+    rng: np.random.Generator,
+    config: augment.AugmentConfig,
+) -> npt.NDArray[np.float32]:
+    if name == "plain":
+        return augment.normalize(augment.resize_image(pixels, side))
+    make = augment.weak_view if name == "weak" else augment.strong_view
+    return make(pixels, side, rng, config)
+
+
+class StepSampler:
+    """The draws of every step from `start` on, a batch each."""
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        number: int,
+        steps: range,
+        counts: tuple[int, int],
+        batch: tuple[int, int],
+    ) -> None:
+        self._arguments = (seed, number, counts, batch)
+        self._steps = steps
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        seed, number, counts, batch = self._arguments
+        for step in self._steps:
+            yield draws_at(seed, number, step, counts, batch)
+
+
+def collate(samples: list[SampleArrays]) -> Batch:
+    """Stack samples into tensors; labels become int64."""
+    stacked = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+    stacked["label"] = stacked["label"].astype(np.int64)
+    return {name: torch.from_numpy(array) for name, array in stacked.items()}
+
+
+def make_loader(
+    dataset: RoundDataset, sampler: StepSampler, num_workers: int
+) -> "DataLoader[SampleArrays]":
+    """Give a loader whose batches do not depend on the number of workers."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate,
+        multiprocessing_context="spawn" if num_workers else None,
+        persistent_workers=num_workers > 0,
+    )

@@ -1,0 +1,212 @@
+"""Shell: the teacher's prediction for every unlabelled expression, into `teacher.zarr`."""
+
+import functools
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from pipeline.candidate_stage import resolve_device
+from pipeline.engines import Engine
+from pipeline.errors import ItemError, StoreError
+from pipeline.manifest import Manifest, load_manifest
+from pipeline.paths import RunPaths
+from pipeline.records import FailedItem, Plan
+from pipeline.runner import ShardResult, StageSummary, run_stage
+from pipeline.threads import use_threads
+from refine.teacher_store import encode_logits, teacher_arrays
+from train import augment
+from train.config import TeacherConfig
+from train.data import SquareCache
+from train.text import TextEncoder
+from train.trained import Trained, load_trained, predict_margins, read_trained
+
+ALGORITHM_VERSION = 1
+"""Raised whenever the same weights and inputs would give other predictions."""
+
+
+@functools.lru_cache(maxsize=1)
+def _load(folder: Path, weights_sha256: str, device: str) -> tuple[Trained, nn.Module, TextEncoder]:
+    """Build the network once per process; the hash in the key keeps rounds apart."""
+    trained = read_trained(folder, "train-student")
+    if trained.weights_sha256 != weights_sha256:
+        raise StoreError(f"{folder}: weights changed since this stage was planned; run it again")
+    if device == "cpu":
+        use_threads(1)  # the last bits depend on the number of threads
+    network, text = load_trained(trained, device)
+    return trained, network, text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """A network that turns manifest expressions into logit margins, batch by batch."""
+
+    manifest: Manifest
+    network: nn.Module
+    text: TextEncoder
+    side: int
+    batch_size: int
+
+    def margins(
+        self, expressions: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], dict[int, str]]]:
+        """Predict expressions, whose order should be that of their images.
+
+        Args:
+            expressions: Manifest rows, (n,).
+
+        Yields:
+            Per batch the positions (b,) in `expressions` that were predicted, their margins
+            (b, h, w) float32, and per position that failed the reason.
+        """
+        squares = SquareCache(self.manifest, self.side, 1 << 26)
+        images = self.manifest.expression_image[expressions]
+        for start in range(0, len(expressions), self.batch_size):
+            batch = range(start, min(start + self.batch_size, len(expressions)))
+            usable, pixels, failed = [], [], {}
+            for position in batch:
+                try:
+                    pixels.append(augment.normalize(squares.square(int(images[position]))))
+                    usable.append(position)
+                except ItemError as error:
+                    failed[position] = str(error)
+            rows = np.asarray(usable, np.int64)
+            yield rows, self._predict(expressions[rows], pixels), failed
+
+    def _predict(
+        self, expressions: npt.NDArray[np.int64], pixels: list[npt.NDArray[np.float32]]
+    ) -> npt.NDArray[np.float32]:
+        if not pixels:
+            return np.zeros((0, 1, 1), np.float32)
+        sentences = [self.manifest.expression_text[row] for row in expressions]
+        ids_BL, mask_BL = self.text.encode(sentences)
+        margin_Bhw = predict_margins(
+            self.network,
+            torch.from_numpy(np.stack(pixels)),
+            torch.from_numpy(ids_BL),
+            torch.from_numpy(mask_BL),
+        )
+        return np.asarray(margin_Bhw.numpy(), np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherWork:
+    """Predict the expressions of one shard."""
+
+    run_dir: Path
+    number: int
+    weights_sha256: str
+    batch_size: int
+    device: str
+
+    def __call__(self, rows: range) -> ShardResult:
+        """Give the columns of `teacher.zarr` for the given rows."""
+        paths = RunPaths(self.run_dir)
+        student = paths.student(self.number - 1)
+        trained, network, text = _load(student, self.weights_sha256, self.device)
+        manifest = load_manifest(paths.manifest)
+        expressions = manifest.expressions_of("train", labelled=False)[rows.start : rows.stop]
+        columns: dict[str, npt.NDArray[Any]] = {
+            "expression": expressions,
+            "valid": np.zeros(len(rows), np.uint8),
+            "logit": np.zeros((len(rows), *trained.stride_size), np.float16),
+        }
+        predictor = Predictor(
+            manifest=manifest,
+            network=network,
+            text=text,
+            side=trained.side,
+            batch_size=self.batch_size,
+        )
+        failures: list[FailedItem] = []
+        counters: dict[str, float] = defaultdict(float)
+        for positions, margin_Bhw, failed in predictor.margins(expressions):
+            if len(positions):
+                columns["logit"][positions] = encode_logits(margin_Bhw)
+                columns["valid"][positions] = 1
+                counters["foreground_share"] += float((margin_Bhw > 0).mean(axis=(1, 2)).sum())
+            counters["predicted"] += len(positions)
+            counters["failed"] += len(failed)
+            for position, reason in failed.items():
+                sentence = manifest.expression_text[expressions[position]]
+                failures.append(FailedItem(item=f"expression {sentence!r}", reason=reason))
+        return ShardResult(columns=columns, failures=tuple(failures), counters=dict(counters))
+
+
+def plan_teacher(config: TeacherConfig, run_dir: Path, number: int) -> tuple[Plan, Trained]:
+    """Freeze what one round's predictions will be made of.
+
+    Raises:
+        StoreError: If the previous round is not trained.
+    """
+    if number < 1:
+        raise StoreError(f"--round {number}: the first teacher predicts in round 1")
+    paths = RunPaths(run_dir)
+    manifest = load_manifest(paths.manifest)
+    trained = read_trained(paths.student(number - 1), f"train-student --round {number - 1}")
+    plan = Plan(
+        stage=f"teacher-{number}",
+        store=paths.teacher(number),
+        specs=teacher_arrays(trained.stride_size),
+        num_items=len(manifest.expressions_of("train", labelled=False)),
+        shard_size=config.shard_size,
+        unit="expressions",
+        decides={
+            "algorithm_version": ALGORITHM_VERSION,
+            "batch_size": config.batch_size,
+            "device": resolve_device(config.device),
+            "inputs": {
+                "manifest": manifest.fingerprint,
+                "student": trained.fingerprint,
+                "weights_sha256": trained.weights_sha256,
+            },
+        },
+        attributes={"round": number, "decision": "foreground where logit > 0"},
+    )
+    return plan, trained
+
+
+def predict_teacher(
+    config: TeacherConfig,
+    run_dir: Path,
+    number: int,
+    *,
+    engine: Engine | None = None,
+    limit: int | None = None,
+    force: bool = False,
+) -> StageSummary:
+    """Write `round-R/teacher.zarr`, one row per unlabelled training expression.
+
+    Args:
+        config: Batch and shard size.
+        run_dir: Run directory; round R - 1 must be trained.
+        number: The round R, from 1.
+        engine: Where to run.
+        limit: Only the shards with the first `limit` expressions.
+        force: Replace predictions that were made otherwise.
+
+    Raises:
+        StoreError: If the previous round is missing or the store was made otherwise.
+    """
+    plan, trained = plan_teacher(config, run_dir, number)
+    work = TeacherWork(
+        run_dir=run_dir,
+        number=number,
+        weights_sha256=trained.weights_sha256,
+        batch_size=config.batch_size,
+        device=resolve_device(config.device),
+    )
+    return run_stage(
+        plan,
+        work,
+        engine=engine,
+        limit=limit,
+        force=force,
+        made_by=f"predict-teacher --round {number}",
+    )

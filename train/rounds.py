@@ -1,0 +1,145 @@
+"""Shell: the whole job, in order, resuming where it was stopped."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.candidate_stage import CandidatesConfig, sam_candidates
+from pipeline.data_config import DataConfig
+from pipeline.engines import Engine
+from pipeline.manifest import load_manifest
+from pipeline.paths import RunPaths
+from pipeline.prepare import prepare_data, read_failures
+from pipeline.records import FailedItem, read_json, write_json
+from refine.contact_sheet import write_contact_sheet
+from refine.stage import RefineConfig, refine_labels
+from train.config import EvaluateConfig, RoundsConfig, TeacherConfig, TrainConfig
+from train.evaluate import evaluate_student, sentences_with_truth
+from train.predict import predict_teacher
+from train.student import train_student
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobConfig:
+    """All sections of stages.yaml."""
+
+    data: DataConfig
+    candidates: CandidatesConfig
+    teacher: TeacherConfig
+    refine: RefineConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    rounds: RoundsConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSummary:
+    """What `run-rounds` came to: a row per round, the contact sheet, items that failed."""
+
+    rows: list[dict[str, Any]]
+    sheet: Path | None
+    failures: tuple[FailedItem, ...]
+
+
+def run_rounds(
+    config: JobConfig,
+    run_dir: Path,
+    *,
+    engine: Engine | None = None,
+    say: Callable[[str], None] = click.echo,
+) -> JobSummary:
+    """Run data, candidates, burn-in and every round; skip what is done.
+
+    Args:
+        config: All sections.
+        run_dir: Run directory.
+        engine: Where the stages run that are split into shards.
+        say: Gets one line per step.
+
+    Raises:
+        SemiresError: If a step refuses.
+    """
+    failures: list[FailedItem] = []
+    say("data")
+    prepare_data(config.data, run_dir, workers=(engine or Engine()).workers)
+    failures += read_failures(run_dir)[0]
+    say("candidates")
+    failures += sam_candidates(config.candidates, run_dir, engine=engine).failures
+    rows: list[dict[str, Any]] = []
+    for number in range(config.rounds.rounds + 1):
+        row: dict[str, Any] = {"round": number}
+        if number:
+            say(f"round {number}: teacher")
+            failures += predict_teacher(config.teacher, run_dir, number, engine=engine).failures
+            say(f"round {number}: refine")
+            summary, quality = refine_labels(config.refine, run_dir, number, engine=engine)
+            failures += summary.failures
+            row |= {"quality": quality}
+        say(f"round {number}: train" if number else "round 0: burn-in on labelled data")
+        train_student(config.train, run_dir, number)
+        last = number == config.rounds.rounds
+        row["metrics"] = _evaluate(config.evaluate, run_dir, number, last=last)
+        rows.append(row)
+    sheet = _sheet(config, run_dir)
+    write_json(run_dir / "summary.json", rows)
+    return JobSummary(rows=rows, sheet=sheet, failures=_distinct(failures))
+
+
+def _evaluate(
+    config: EvaluateConfig, run_dir: Path, number: int, *, last: bool
+) -> dict[str, dict[str, Any]]:
+    manifest = load_manifest(RunPaths(run_dir).manifest)
+    splits = dict.fromkeys(config.splits + (config.final_splits if last else ()))
+    return {
+        split: evaluate_student(config, run_dir, number, split)
+        for split in splits
+        if len(sentences_with_truth(manifest, split))
+    }
+
+
+def _sheet(config: JobConfig, run_dir: Path) -> Path:
+    number = config.rounds.rounds
+    path = RunPaths(run_dir).round(number) / "sheet.png"
+    return write_contact_sheet(run_dir, number, path, config.rounds.sheet_rows)
+
+
+def _distinct(failures: list[FailedItem]) -> tuple[FailedItem, ...]:
+    return tuple(dict.fromkeys(failures))
+
+
+def summary_rows(rows: list[dict[str, Any]], split: str) -> list[list[Any]]:
+    """Lay a job's rounds out as table rows, percentages with two digits.
+
+    Columns: round, raw label mIoU, refined label mIoU, match rate, helped, hurt, student oIoU,
+    student mIoU, P@0.5, all by the `square` protocol on `split`.
+    """
+    table = []
+    for row in rows:
+        quality, metrics = row.get("quality", {}), row["metrics"].get(split, {}).get("square", {})
+        table.append(
+            [
+                f"{row['round']} (supervised)" if row["round"] == 0 else str(row["round"]),
+                _percent(quality.get("raw_mean_iou")),
+                _percent(quality.get("refined_mean_iou")),
+                _percent(quality.get("match_rate")),
+                quality.get("helped"),
+                quality.get("hurt"),
+                _percent(metrics.get("overall_iou")),
+                _percent(metrics.get("mean_iou")),
+                _percent(metrics.get("precision_at", {}).get("0.5")),
+            ]
+        )
+    return table
+
+
+def read_summary(run_dir: Path) -> list[dict[str, Any]]:
+    """Read what a finished job recorded."""
+    rows: list[dict[str, Any]] = read_json(run_dir / "summary.json")
+    return rows
+
+
+def _percent(value: float | None) -> str | None:
+    return None if value is None else f"{100 * value:.2f}"

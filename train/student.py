@@ -1,0 +1,386 @@
+"""Shell: train one round: labelled data, and refined labels from round 1 on."""
+
+import csv
+import math
+import shutil
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save as save_tensors
+from torch import nn
+from tqdm import tqdm
+
+from pipeline.candidate_stage import resolve_device
+from pipeline.config import differences, fingerprint, to_plain
+from pipeline.errors import SemiresError, StoreError
+from pipeline.manifest import Manifest, load_manifest
+from pipeline.paths import RunPaths
+from pipeline.records import atomic_write, read_json, require_rows, stored_plan, write_json
+from pipeline.threads import use_threads
+from train.checkpoint import (
+    Checkpoint,
+    latest,
+    load_checkpoint,
+    load_weights,
+    load_weights_file,
+    save_checkpoint,
+    sha256_of,
+)
+from train.config import PhaseConfig, TrainConfig
+from train.data import Batch, RoundDataset, StepSampler, build_index, make_loader
+from train.ema import ema_decay, make_teacher, update_teacher
+from train.loss import supervised_loss, total_loss, unsupervised_loss
+from train.optim import make_optimizer, poly_lr, set_lr
+from train.text import VOCABULARY_FILE, build_vocabulary, load_text_encoder, save_vocabulary
+from train.trained import DESCRIPTION, WEIGHTS, build_network, read_trained, tokenizer_source
+
+ALGORITHM_VERSION = 1
+"""Raised whenever the same config and inputs would give other weights."""
+
+RUNNING = ("loader_workers", "cache_bytes", "save_every", "keep_checkpoints", "device")
+"""Fields of `TrainConfig` that do not change the result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSummary:
+    """What a training came to."""
+
+    number: int
+    steps: int
+    resumed_at: int | None
+    """Step of the checkpoint that it went on from; None for a fresh start."""
+    seconds: float
+    already_done: bool
+    final_loss: float | None
+    labelled: int
+    refined: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The state that a step changes."""
+
+    student: nn.Module
+    teacher: nn.Module
+    optimizer: torch.optim.AdamW
+    device: str
+
+
+def phase_of(config: TrainConfig, number: int) -> PhaseConfig:
+    """Give the phase of a round: burn-in for round 0."""
+    return config.student if number else config.burn_in
+
+
+def student_plan(
+    config: TrainConfig, run_dir: Path, number: int, limit: int | None
+) -> dict[str, Any]:
+    """List everything that decides a round's weights, as plain values.
+
+    Raises:
+        StoreError: If labels or the previous round are missing.
+    """
+    paths = RunPaths(run_dir)
+    inputs: dict[str, str] = {"manifest": load_manifest(paths.manifest).fingerprint}
+    if number:
+        labels = stored_plan(paths.labels(number), f"refine-labels --round {number}")
+        inputs["labels"] = labels["fingerprint"]
+        previous = read_trained(paths.student(number - 1), f"train-student --round {number - 1}")
+        inputs["previous_student"] = previous.fingerprint
+    settings = to_plain(config)
+    for name in RUNNING:
+        del settings[name]
+    del settings["student" if number == 0 else "burn_in"]
+    return {
+        "algorithm_version": ALGORITHM_VERSION,
+        "round": number,
+        "limit": limit,
+        "config": settings,
+        "inputs": inputs,
+    }
+
+
+def train_student(
+    config: TrainConfig,
+    run_dir: Path,
+    number: int,
+    *,
+    limit: int | None = None,
+    force: bool = False,
+) -> TrainSummary:
+    """Train a round's student and its EMA teacher, resuming where a training was stopped.
+
+    Stopping and resuming gives the same bytes as not stopping, on the same machine with the same
+    number of threads: the order of samples, their augmentation and the network's own randomness
+    are functions of seed, round and step alone.
+
+    Args:
+        config: All hyper-parameters.
+        run_dir: Run directory with manifest and, from round 1, labels and the previous round.
+        number: The round; 0 is the burn-in on labelled data alone.
+        limit: Use only the first `limit` refined labels (labelled expressions in round 0).
+        force: Discard a training that was configured otherwise.
+
+    Raises:
+        StoreError: If inputs are missing or a training configured otherwise is in the way.
+        SemiresError: If the loss is not finite; names the step.
+    """
+    started = time.monotonic()
+    folder = RunPaths(run_dir).student(number)
+    if number and limit is None:
+        require_rows(RunPaths(run_dir).labels(number), f"refine-labels --round {number}")
+    plan = student_plan(config, run_dir, number, limit)
+    done = _prepare_folder(folder, plan, force=force)
+    index = build_index(
+        load_manifest(RunPaths(run_dir).manifest),
+        RunPaths(run_dir).labels(number) if number else None,
+    )
+    labelled, refined = index.counts
+    if limit is not None:
+        labelled, refined = (labelled, min(limit, refined)) if number else (min(limit, labelled), 0)
+    summary = TrainSummary(
+        number=number,
+        steps=phase_of(config, number).steps,
+        resumed_at=None,
+        seconds=0.0,
+        already_done=done,
+        final_loss=None,
+        labelled=labelled,
+        refined=refined,
+    )
+    if done:
+        return summary
+    use_threads(config.num_threads)
+    resumed_at, loss = _train(config, run_dir, number, plan, (labelled, refined))
+    return replace(
+        summary, resumed_at=resumed_at, final_loss=loss, seconds=time.monotonic() - started
+    )
+
+
+def _prepare_folder(folder: Path, plan: dict[str, Any], *, force: bool) -> bool:
+    """Check that the folder is this plan's; tell whether its training is finished."""
+    path = folder / "plan.json"
+    if path.exists():
+        found = read_json(path)
+        lines = differences(found, plan)
+        if lines and not force:
+            raise StoreError(
+                f"{folder}: trained otherwise ({'; '.join(lines[:5])}); go back to that, choose a "
+                f"new --run-dir, or add --force to replace it"
+            )
+        if not lines:
+            return (folder / DESCRIPTION).exists()
+    if folder.exists():
+        shutil.rmtree(folder)
+    write_json(path, plan)
+    return False
+
+
+def _train(
+    config: TrainConfig, run_dir: Path, number: int, plan: dict[str, Any], counts: tuple[int, int]
+) -> tuple[int | None, float]:
+    folder = RunPaths(run_dir).student(number)
+    phase = phase_of(config, number)
+    vocab_size, source = _prepare_tokenizer(config, run_dir, number)
+    parts, side = _build(config, run_dir, number, vocab_size)
+    checkpoints = folder / "checkpoints"
+    found = latest(checkpoints)
+    start = _restore(parts, found) if found is not None else 0
+    _cut_log(folder / "log.csv", start)
+    dataset = RoundDataset(config, run_dir, number, side, source)
+    batch = (phase.labelled_batch, phase.unlabelled_batch if number else 0)
+    sampler = StepSampler(
+        seed=config.seed,
+        number=number,
+        steps=range(start, phase.steps),
+        counts=counts,
+        batch=batch,
+    )
+    loader = make_loader(dataset, sampler, config.loader_workers)
+    losses: dict[str, float] = {"loss": math.nan}
+    with tqdm(
+        total=phase.steps,
+        initial=start,
+        desc=f"train-{number}",
+        unit=" steps",
+        file=sys.stderr,
+        mininterval=0.5,
+        dynamic_ncols=True,
+    ) as bar:
+        for step, samples in zip(range(start, phase.steps), loader, strict=True):
+            losses = train_step(config, phase, parts, number, step, samples)
+            _log(folder / "log.csv", step, losses, fresh=step == 0)
+            bar.update()
+            bar.set_postfix(loss=f"{losses['loss']:.3f}", lr=f"{losses['lr']:.1e}", refresh=False)
+            if (step + 1) % config.save_every == 0 and step + 1 < phase.steps:
+                _save(parts, checkpoints, step + 1, number, config.keep_checkpoints)
+    _finish(parts, folder, plan, config, side)
+    return (start if found is not None else None), losses["loss"]
+
+
+def _prepare_tokenizer(config: TrainConfig, run_dir: Path, number: int) -> tuple[int, Path]:
+    """Put the round's vocabulary into place; later rounds keep that of round 0."""
+    folder = RunPaths(run_dir).student(number)
+    source = tokenizer_source(config.network, folder)
+    if config.network.tokenizer is None and not source.exists():
+        if number:
+            previous = RunPaths(run_dir).student(number - 1) / VOCABULARY_FILE
+            shutil.copyfile(previous, source)
+        else:
+            manifest = load_manifest(RunPaths(run_dir).manifest)
+            save_vocabulary(build_vocabulary(_train_sentences(manifest)), folder)
+    return load_text_encoder(source, config.network.max_tokens).vocab_size, source
+
+
+def _train_sentences(manifest: Manifest) -> list[str]:
+    return [manifest.expression_text[row] for row in manifest.expressions_of("train")]
+
+
+def _build(config: TrainConfig, run_dir: Path, number: int, vocab_size: int) -> tuple[_Parts, int]:
+    """Build student and teacher: random in round 0, else both from the last round's teacher."""
+    torch.manual_seed(_seed(config.seed, number, 0, "weights"))
+    student = build_network(config.network, vocab_size)
+    if number:
+        path = RunPaths(run_dir).student(number - 1) / WEIGHTS
+        load_weights(student, load_weights_file(path), str(path))
+    device = resolve_device(config.device)
+    student.to(device)
+    phase = phase_of(config, number)
+    optimizer = make_optimizer(student, phase.learning_rate, weight_decay=config.weight_decay)
+    network_config: Any = student.config
+    parts = _Parts(student, make_teacher(student), optimizer, device)
+    return parts, int(network_config.image_size)
+
+
+def _seed(*words: int | str) -> int:
+    return int(fingerprint(list(words))[:15], 16)
+
+
+def train_step(
+    config: TrainConfig, phase: PhaseConfig, parts: _Parts, number: int, step: int, batch: Batch
+) -> dict[str, float]:
+    """Do one optimizer update and one EMA update.
+
+    Returns:
+        `loss`, `supervised`, `unsupervised`, `grad_norm`, `lr`.
+
+    Raises:
+        SemiresError: If the loss is not finite; names round and step.
+    """
+    torch.manual_seed(_seed(config.seed, number, step, "step"))  # dropout, stochastic depth
+    lr = poly_lr(step, phase.steps, phase.learning_rate, warmup_steps=phase.warmup_steps)
+    set_lr(parts.optimizer, lr)
+    parts.student.train()
+    samples = {name: tensor.to(parts.device) for name, tensor in batch.items()}
+    supervised, unsupervised = _losses(config, phase, parts.student, samples)
+    loss = total_loss(
+        supervised,
+        unsupervised,
+        lambda_sup=config.labelled_weight,
+        lambda_unsup=config.unlabelled_weight,
+    )
+    if not math.isfinite(loss.item()):
+        raise SemiresError(
+            f"round {number}: loss is {loss.item()} at step {step}; lower the learning rate "
+            f"(now {lr:.2e}) and resume from the last checkpoint"
+        )
+    parts.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    limit = config.max_grad_norm if config.max_grad_norm is not None else math.inf
+    grad_norm = nn.utils.clip_grad_norm_(parts.student.parameters(), limit)
+    parts.optimizer.step()
+    decay = ema_decay(step, config.ema_decay, warm_up=config.ema_warmup)
+    update_teacher(parts.teacher, parts.student, decay)
+    return {
+        "loss": loss.item(),
+        "supervised": supervised.item(),
+        "unsupervised": unsupervised.item(),
+        "grad_norm": float(grad_norm),
+        "lr": lr,
+    }
+
+
+def _losses(
+    config: TrainConfig, phase: PhaseConfig, student: nn.Module, samples: Batch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run labelled and unlabelled samples through the student at once; labelled come first."""
+    logits_B2hw = student(samples["image"], samples["token_ids"], samples["token_mask"])
+    first = phase.labelled_batch
+    supervised = supervised_loss(
+        logits_B2hw[:first],
+        samples["label"][:first],
+        class_weights=config.class_weights,
+        dice=config.dice,
+    )
+    unsupervised = unsupervised_loss(
+        logits_B2hw[first:],
+        samples["label"][first:],
+        samples["weight"][first:],
+        samples["refined"][first:],
+        balance=config.balance,
+        class_weights=config.class_weights,
+        dice=config.dice,
+    )
+    return supervised, unsupervised
+
+
+def _log(path: Path, step: int, values: dict[str, float], *, fresh: bool) -> None:
+    with path.open("w" if fresh else "a", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        if fresh:
+            writer.writerow(["step", *values])
+        writer.writerow([step, *(f"{value:.6g}" for value in values.values())])
+
+
+def _cut_log(path: Path, steps: int) -> None:
+    """Drop the lines of steps after the checkpoint, which are done again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[: steps + 1] if steps else []), encoding="utf-8")
+
+
+def _save(parts: _Parts, root: Path, step: int, number: int, keep: int) -> None:
+    checkpoint = Checkpoint(
+        step=step,
+        weights={"student": parts.student.state_dict(), "teacher": parts.teacher.state_dict()},
+        state={"optimizer": parts.optimizer.state_dict()},
+        about={"round": number},
+    )
+    save_checkpoint(root, checkpoint, keep=keep)
+
+
+def _restore(parts: _Parts, folder: Path) -> int:
+    checkpoint = load_checkpoint(folder)
+    for name, network in (("student", parts.student), ("teacher", parts.teacher)):
+        load_weights(network, checkpoint.weights[name], str(folder))
+    parts.optimizer.load_state_dict(checkpoint.state["optimizer"])
+    return checkpoint.step
+
+
+def _finish(
+    parts: _Parts, folder: Path, plan: dict[str, Any], config: TrainConfig, side: int
+) -> None:
+    """Write the teacher's weights and, last, the description that makes them count."""
+    weights = {name: tensor.cpu() for name, tensor in parts.teacher.state_dict().items()}
+    atomic_write(folder / WEIGHTS, save_tensors(weights))
+    with torch.inference_mode():
+        ids = torch.zeros((1, config.network.max_tokens), dtype=torch.int64, device=parts.device)
+        blank = torch.zeros((1, 3, side, side), device=parts.device)
+        shape = parts.teacher(blank, ids, torch.ones_like(ids)).shape
+    document = {
+        "fingerprint": fingerprint(plan),
+        "plan": plan,
+        "network": config.network,
+        "side": side,
+        "stride_size": [int(shape[2]), int(shape[3])],
+        "weights_sha256": sha256_of(folder / WEIGHTS),
+        "parameters": int(np.sum([p.numel() for p in parts.teacher.parameters()])),
+        "torch": torch.__version__,
+    }
+    write_json(folder / DESCRIPTION, document)
+    if (folder / "checkpoints").exists():
+        shutil.rmtree(folder / "checkpoints")

@@ -1,0 +1,122 @@
+"""Shell: a finished training on the disk, and the network made of it.
+
+student/
+    teacher.safetensors   EMA weights: what predicts, and what the next round starts from
+    vocab.txt             the tokenizer, where it was built from the data
+    log.csv               losses and learning rate
+    student.json          config, inputs, fingerprint, sha256; written last
+    checkpoints/          to resume from
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config import parse_config
+from pipeline.errors import StoreError
+from pipeline.records import read_json
+from train.checkpoint import load_weights, load_weights_file, sha256_of
+from train.config import NetworkConfig
+from train.networks import NETWORKS
+from train.text import VOCABULARY_FILE, TextEncoder, load_text_encoder
+
+WEIGHTS = "teacher.safetensors"
+DESCRIPTION = "student.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A finished training."""
+
+    folder: Path
+    fingerprint: str
+    """Of everything that decided the weights."""
+    weights_sha256: str
+    network: NetworkConfig
+    side: int
+    """S, side of the network's square input, pixels."""
+    stride_size: tuple[int, int]
+    """(h, w) of the logits."""
+    plan: dict[str, Any]
+    """What the fingerprint is of, as plain values."""
+
+
+def build_network(config: NetworkConfig, vocab_size: int | None) -> nn.Module:
+    """Build a network with random weights from torch's generator.
+
+    Args:
+        config: Name, size and options.
+        vocab_size: Rows of the word embedding; None keeps the size's own.
+    """
+    options = dict(config.options)
+    if vocab_size is not None:
+        options["vocab_size"] = vocab_size
+    return NETWORKS[config.name](config.size, options)
+
+
+def tokenizer_source(config: NetworkConfig, folder: Path) -> Path:
+    """Give what `load_text_encoder` reads: the configured tokenizer, else the folder's own."""
+    return config.tokenizer if config.tokenizer is not None else folder / VOCABULARY_FILE
+
+
+def read_trained(folder: Path, made_by: str) -> Trained:
+    """Read what a finished training says of itself.
+
+    Raises:
+        StoreError: If it is not finished; names the command to run.
+    """
+    if not (folder / DESCRIPTION).exists():
+        raise StoreError(f"{folder}: no finished training; run '{made_by}'")
+    document = read_json(folder / DESCRIPTION)
+    try:
+        return Trained(
+            folder=folder,
+            fingerprint=document["fingerprint"],
+            weights_sha256=document["weights_sha256"],
+            network=parse_config(NetworkConfig, document["network"], str(folder / DESCRIPTION)),
+            side=document["side"],
+            stride_size=(document["stride_size"][0], document["stride_size"][1]),
+            plan=document["plan"],
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise StoreError(f"{folder / DESCRIPTION}: damaged ({error}); run '{made_by}'") from error
+
+
+def load_trained(trained: Trained, device: str) -> tuple[nn.Module, TextEncoder]:
+    """Build a trained network in eval mode, with its tokenizer.
+
+    Raises:
+        StoreError: If the weights are missing, damaged or of another network.
+    """
+    path = trained.folder / WEIGHTS
+    if not path.exists() or sha256_of(path) != trained.weights_sha256:
+        raise StoreError(f"{path}: missing or damaged (sha256 differs); train that round again")
+    text = load_text_encoder(
+        tokenizer_source(trained.network, trained.folder), trained.network.max_tokens
+    )
+    network = build_network(trained.network, text.vocab_size)
+    load_weights(network, load_weights_file(path), str(path))
+    return network.to(device).eval(), text
+
+
+@torch.inference_mode()
+def predict_margins(
+    network: nn.Module,
+    images_B3SS: torch.Tensor,
+    token_ids_BL: torch.Tensor,
+    token_mask_BL: torch.Tensor,
+) -> torch.Tensor:
+    """Give the logit margin foreground minus background at the network's stride.
+
+    Returns:
+        (B, h, w) float32 on the CPU; positive where the softmax's argmax is foreground.
+    """
+    device = next(network.parameters()).device
+    logits_B2hw = network(
+        images_B3SS.to(device), token_ids_BL.to(device), token_mask_BL.to(device)
+    ).float()
+    margin_Bhw: torch.Tensor = (logits_B2hw[:, 1] - logits_B2hw[:, 0]).cpu()
+    return margin_Bhw
