@@ -24,7 +24,7 @@ from pipeline.runner import StageSummary, pending_shards
 
 EXIT_ERROR, EXIT_FAILED_ITEMS, EXIT_INTERRUPTED = 1, 3, 75
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-MAX_FAILURES_SHOWN = 10
+MAX_FAILURES_SHOWN = 20
 
 C = TypeVar("C")
 Verb = Callable[..., int]

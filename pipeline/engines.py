@@ -14,6 +14,10 @@ MAX_ATTEMPTS = 3
 """How often a task is tried before the stage gives up."""
 
 
+CONNECT_SECONDS = 30
+"""How long a scheduler may take to answer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """Where to run tasks; never part of a fingerprint, since results do not depend on it."""
@@ -65,7 +69,7 @@ def _client(engine: Engine) -> Iterator[Any]:
 
     if engine.cluster is not None:
         try:
-            client = Client(engine.cluster, timeout=30)
+            client = Client(engine.cluster, timeout=CONNECT_SECONDS)
         except OSError as error:
             raise StoreError(f"--cluster {engine.cluster}: no Dask scheduler answers") from error
         with client:

@@ -147,6 +147,11 @@ class Manifest:
         """Give the file of an image row."""
         return self.image_root / self.image_path[image]
 
+    def describe_expression(self, row: int) -> str:
+        """Name an expression for messages: its image's file, and the sentence."""
+        image = int(self.object_image[self.expression_object[row]])
+        return f"{self.image_path[image]}: {self.expression_text[row]!r}"
+
     def size_of(self, image: int | np.integer) -> tuple[int, int]:
         """Give the upright original (H, W) of an image row, in pixels."""
         height, width = self.image_size[image].tolist()

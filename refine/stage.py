@@ -115,7 +115,8 @@ class RefineWork:
                     sums.update(self._refine_row(columns, row, evidence, teacher["logit"][row]))
                 except ValueError as error:
                     expression = int(columns["expression"][row])
-                    failures.append(FailedItem(item=self._name(expression), reason=str(error)))
+                    item = self._manifest.describe_expression(expression)
+                    failures.append(FailedItem(item=item, reason=str(error)))
                     sums["failed"] += 1
         return ShardResult(columns=columns, failures=tuple(failures), counters=dict(sums))
 
@@ -144,11 +145,6 @@ class RefineWork:
             height, width = (int(side) for side in self._manifest.image_size[image])
             candidates = no_candidates(canvas_size((height, width), self.canvas))
         return candidates.cells
-
-    def _name(self, expression: int) -> str:
-        manifest = self._manifest
-        image = int(manifest.expression_image[expression])
-        return f"{manifest.image_path[image]}: {manifest.expression_text[expression]!r}"
 
     @cached_property
     def _manifest(self) -> Manifest:

@@ -134,8 +134,8 @@ class TeacherWork:
             counters["predicted"] += len(positions)
             counters["failed"] += len(failed)
             for position, reason in failed.items():
-                sentence = manifest.expression_text[expressions[position]]
-                failures.append(FailedItem(item=f"expression {sentence!r}", reason=reason))
+                item = manifest.describe_expression(int(expressions[position]))
+                failures.append(FailedItem(item=item, reason=reason))
         return ShardResult(columns=columns, failures=tuple(failures), counters=dict(counters))
 
 

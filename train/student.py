@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save as save_tensors
-from torch import nn
 from tqdm import tqdm
 
 from pipeline.candidate_stage import resolve_device
 from pipeline.config import differences, fingerprint, to_plain
-from pipeline.errors import SemiresError, StoreError
+from pipeline.errors import StoreError
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import atomic_write, read_json, require_rows, stored_plan, write_json
@@ -32,10 +31,10 @@ from train.checkpoint import (
     sha256_of,
 )
 from train.config import PhaseConfig, TrainConfig
-from train.data import Batch, RoundDataset, StepSampler, build_index, make_loader
-from train.ema import ema_decay, make_teacher, update_teacher
-from train.loss import supervised_loss, total_loss, unsupervised_loss
-from train.optim import make_optimizer, poly_lr, set_lr
+from train.data import RoundDataset, StepSampler, build_index, make_loader
+from train.ema import make_teacher
+from train.optim import make_optimizer
+from train.step import Parts, seed_of, train_step
 from train.text import VOCABULARY_FILE, build_vocabulary, load_text_encoder, save_vocabulary
 from train.trained import DESCRIPTION, WEIGHTS, build_network, read_trained, tokenizer_source
 
@@ -59,16 +58,6 @@ class TrainSummary:
     final_loss: float | None
     labelled: int
     refined: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """The state that a step changes."""
-
-    student: nn.Module
-    teacher: nn.Module
-    optimizer: torch.optim.AdamW
-    device: str
 
 
 def phase_of(config: TrainConfig, number: int) -> PhaseConfig:
@@ -240,9 +229,9 @@ def _train_sentences(manifest: Manifest) -> list[str]:
     return [manifest.expression_text[row] for row in manifest.expressions_of("train")]
 
 
-def _build(config: TrainConfig, run_dir: Path, number: int, vocab_size: int) -> tuple[_Parts, int]:
+def _build(config: TrainConfig, run_dir: Path, number: int, vocab_size: int) -> tuple[Parts, int]:
     """Build student and teacher: random in round 0, else both from the last round's teacher."""
-    torch.manual_seed(_seed(config.seed, number, 0, "weights"))
+    torch.manual_seed(seed_of(config.seed, number, 0, "weights"))
     student = build_network(config.network, vocab_size)
     if number:
         path = RunPaths(run_dir).student(number - 1) / WEIGHTS
@@ -252,85 +241,13 @@ def _build(config: TrainConfig, run_dir: Path, number: int, vocab_size: int) -> 
     phase = phase_of(config, number)
     optimizer = make_optimizer(student, phase.learning_rate, weight_decay=config.weight_decay)
     network_config: Any = student.config
-    parts = _Parts(student, make_teacher(student), optimizer, device)
+    parts = Parts(student, make_teacher(student), optimizer, device)
     return parts, int(network_config.image_size)
-
-
-def _seed(*words: int | str) -> int:
-    return int(fingerprint(list(words))[:15], 16)
-
-
-def train_step(
-    config: TrainConfig, phase: PhaseConfig, parts: _Parts, number: int, step: int, batch: Batch
-) -> dict[str, float]:
-    """Do one optimizer update and one EMA update.
-
-    Returns:
-        `loss`, `supervised`, `unsupervised`, `grad_norm`, `lr`.
-
-    Raises:
-        SemiresError: If the loss is not finite; names round and step.
-    """
-    torch.manual_seed(_seed(config.seed, number, step, "step"))  # dropout, stochastic depth
-    lr = poly_lr(step, phase.steps, phase.learning_rate, warmup_steps=phase.warmup_steps)
-    set_lr(parts.optimizer, lr)
-    parts.student.train()
-    samples = {name: tensor.to(parts.device) for name, tensor in batch.items()}
-    supervised, unsupervised = _losses(config, phase, parts.student, samples)
-    loss = total_loss(
-        supervised,
-        unsupervised,
-        lambda_sup=config.labelled_weight,
-        lambda_unsup=config.unlabelled_weight,
-    )
-    if not math.isfinite(loss.item()):
-        raise SemiresError(
-            f"round {number}: loss is {loss.item()} at step {step}; lower the learning rate "
-            f"(now {lr:.2e}) and resume from the last checkpoint"
-        )
-    parts.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    limit = config.max_grad_norm if config.max_grad_norm is not None else math.inf
-    grad_norm = nn.utils.clip_grad_norm_(parts.student.parameters(), limit)
-    parts.optimizer.step()
-    decay = ema_decay(step, config.ema_decay, warm_up=config.ema_warmup)
-    update_teacher(parts.teacher, parts.student, decay)
-    return {
-        "loss": loss.item(),
-        "supervised": supervised.item(),
-        "unsupervised": unsupervised.item(),
-        "grad_norm": float(grad_norm),
-        "lr": lr,
-    }
-
-
-def _losses(
-    config: TrainConfig, phase: PhaseConfig, student: nn.Module, samples: Batch
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run labelled and unlabelled samples through the student at once; labelled come first."""
-    logits_B2hw = student(samples["image"], samples["token_ids"], samples["token_mask"])
-    first = phase.labelled_batch
-    supervised = supervised_loss(
-        logits_B2hw[:first],
-        samples["label"][:first],
-        class_weights=config.class_weights,
-        dice=config.dice,
-    )
-    unsupervised = unsupervised_loss(
-        logits_B2hw[first:],
-        samples["label"][first:],
-        samples["weight"][first:],
-        samples["refined"][first:],
-        balance=config.balance,
-        class_weights=config.class_weights,
-        dice=config.dice,
-    )
-    return supervised, unsupervised
 
 
 def _log(path: Path, step: int, values: dict[str, float], *, fresh: bool) -> None:
     with path.open("w" if fresh else "a", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
+        writer = csv.writer(handle, lineterminator="\n")
         if fresh:
             writer.writerow(["step", *values])
         writer.writerow([step, *(f"{value:.6g}" for value in values.values())])
@@ -343,7 +260,7 @@ def _cut_log(path: Path, steps: int) -> None:
         path.write_text("".join(lines[: steps + 1] if steps else []), encoding="utf-8")
 
 
-def _save(parts: _Parts, root: Path, step: int, number: int, keep: int) -> None:
+def _save(parts: Parts, root: Path, step: int, number: int, keep: int) -> None:
     checkpoint = Checkpoint(
         step=step,
         weights={"student": parts.student.state_dict(), "teacher": parts.teacher.state_dict()},
@@ -353,7 +270,7 @@ def _save(parts: _Parts, root: Path, step: int, number: int, keep: int) -> None:
     save_checkpoint(root, checkpoint, keep=keep)
 
 
-def _restore(parts: _Parts, folder: Path) -> int:
+def _restore(parts: Parts, folder: Path) -> int:
     checkpoint = load_checkpoint(folder)
     for name, network in (("student", parts.student), ("teacher", parts.teacher)):
         load_weights(network, checkpoint.weights[name], str(folder))
@@ -362,7 +279,7 @@ def _restore(parts: _Parts, folder: Path) -> int:
 
 
 def _finish(
-    parts: _Parts, folder: Path, plan: dict[str, Any], config: TrainConfig, side: int
+    parts: Parts, folder: Path, plan: dict[str, Any], config: TrainConfig, side: int
 ) -> None:
     """Write the teacher's weights and, last, the description that makes them count."""
     weights = {name: tensor.cpu() for name, tensor in parts.teacher.state_dict().items()}

@@ -185,6 +185,24 @@ def test_a_task_that_always_fails_stops_the_stage_with_its_reason(tmp_path):
         run(tmp_path, work=Explode(at=10), engine=Engine(workers=2))
 
 
+@pytest.mark.dask
+def test_a_running_cluster_gives_the_same_bytes(tmp_path):
+    from distributed import LocalCluster
+
+    run(tmp_path, plan_=plan(tmp_path / "here"))
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(host="127.0.0.1", silence_logs=50, **options) as cluster:
+        engine = Engine(cluster=cluster.scheduler_address)
+        run(tmp_path, plan_=plan(tmp_path / "there"), engine=engine)
+    assert digest(tmp_path / "here" / "squares.zarr") == digest(tmp_path / "there" / "squares.zarr")
+
+
+def test_a_cluster_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.engines.CONNECT_SECONDS", 1)
+    with pytest.raises(StoreError, match=r"--cluster tcp://127.0.0.1:9: no Dask scheduler answers"):
+        run(tmp_path, engine=Engine(cluster="tcp://127.0.0.1:9"))
+
+
 def test_two_drivers_do_not_share_a_run_directory(tmp_path):
     # flock is per open file, so a second open in this process stands for another driver.
     with run_lock(tmp_path), pytest.raises(StoreError, match=r"in use by pid \d+ on "):
