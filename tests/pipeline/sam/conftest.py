@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from pipeline.sam.tiny import WEIGHTS, build_vit_tiny_demo, load_vit_tiny_demo
+from pipeline.sam.tiny_losses import initialize
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,9 +27,12 @@ def random_sam():
     """The small SAM with random weights, spread so that its masks vary."""
     torch.manual_seed(0)
     sam = build_vit_tiny_demo()
+    initialize(sam)
     with torch.no_grad():
         for value in sam.parameters():
             value += 0.05 * torch.randn_like(value)
+        for network in sam.mask_decoder.output_hypernetworks_mlps:
+            network.layers[-1].weight *= 20
         sam.mask_decoder.iou_prediction_head.layers[-1].bias.fill_(0.7)
     return sam
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.sam.blobs import LEVELS, blob_scene
-from pipeline.sam.train_tiny import HELD_OUT_SEED, draw_prompts, make_batch
+from pipeline.sam.tiny_batches import HELD_OUT_SEED, draw_prompts, make_batch
 
 
 def test_scene_is_named_by_seed_and_index():
