@@ -12,7 +12,7 @@ RUN_OPTIONS := --config $(CONFIG) --run-dir $(RUN)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint fix clean-demo stage-data stage-sam-candidates \
-	stage-teacher stage-refine stage-train stage-evaluate rounds inspect
+	stage-teacher stage-refine stage-train stage-evaluate rounds inspect bench-refine bench-strategies
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -70,3 +70,9 @@ inspect: setup ## what the stores of RUN hold
 
 clean-demo: ## forget the demo's results
 	rm -rf runs/demo
+
+bench-refine: setup ## matching and refinement, beside pycocotools and the released loop
+	$(BIN)/python benchmarks/refinement.py
+
+bench-strategies: setup ## every strategy on round ROUND of RUN, against the truth
+	$(BIN)/python benchmarks/strategies.py --run-dir $(RUN) --round $(ROUND)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cells import BoolArray, Cells, cell_sizes, pixels_per_cell
+from pipeline.cells import BoolArray, Cells, cell_sizes, pixels_per_cell, sums_per_cell
 
 FloatArray = npt.NDArray[np.float32]
 CountArray = npt.NDArray[np.float64]
@@ -96,6 +96,21 @@ def label_coverage_N(evidence: Evidence) -> CountArray:
 def mask_coverage_N(evidence: Evidence) -> CountArray:
     """Give |P & S| / |S| per candidate, eq. (8), the paper's inter2; 0 where S is empty."""
     return _share(evidence.intersection_N, evidence.image.area_N)
+
+
+def prob_per_cell(evidence: Evidence) -> CountArray:
+    """Sum the teacher's probability over each cell, (C,) float64."""
+    return sums_per_cell(evidence.image.cells, evidence.prob_HW)
+
+
+def soft_iou_N(evidence: Evidence) -> CountArray:
+    """Give each candidate's expected IoU if every pixel is foreground with probability p.
+
+    sum of p in S, over |S| plus the sum of p outside S; 0 where both are empty.
+    """
+    prob_C = prob_per_cell(evidence)
+    inside_N = evidence.image.membership_NC @ prob_C
+    return _share(inside_N, evidence.image.area_N + float(prob_C.sum()) - inside_N)
 
 
 def _share(part: CountArray, whole: CountArray) -> CountArray:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from pipeline.cells import BoolArray
 from pipeline.errors import StoreError
 from pipeline.store import ArraySpec, open_store
-from refine.strategies import STRATEGIES, Refined
+from refine.refined import Refined
+from refine.strategies import STRATEGIES
 
 WEIGHT_ONE = 255
 NO_LABEL = -1

@@ -11,10 +11,8 @@ import numpy as np
 
 from pipeline.cells import BoolArray
 from refine.evidence import Evidence, ImageEvidence
-from refine.strategies import Refined
-
-KEEPS_LABEL = ("pwa", "none")
-"""Strategies that leave the teacher's mask as it is: not a match."""
+from refine.refined import Refined
+from refine.strategies import ALWAYS_ANSWER
 
 
 def mask_iou(mask_HW: BoolArray, truth_HW: BoolArray) -> tuple[int, int, float]:
@@ -34,7 +32,7 @@ def label_sums(evidence: Evidence, refined: Refined, expected_iou: float) -> dic
     return {
         "labels": 1,
         f"source.{refined.source}": 1,
-        "matched": float(refined.source not in KEEPS_LABEL),
+        "matched": float(refined.source not in ALWAYS_ANSWER),
         "expected_iou": expected_iou,
         "weight": weight,
         "raw_area": evidence.label_area,

@@ -26,7 +26,7 @@ from refine.labels import (
     label_arrays,
 )
 from refine.quality import label_sums, report, truth_sums
-from refine.strategies import Chain, parse_chain, refine
+from refine.strategies import ALWAYS_ANSWER, Chain, ParameterValue, parse_chain, refine
 from refine.teacher_store import TeacherReader
 from refine.upsample import sigmoid, upsample_align_corners
 
@@ -42,8 +42,11 @@ class ChainLink:
 
     strategy: str
     """A name of `STRATEGIES`."""
-    params: dict[str, float | None] = field(default_factory=dict)
+    params: dict[str, ParameterValue] = field(default_factory=dict)
     """Its parameters; what is left out takes the paper's value."""
+    min_gain: float | None = None
+    """Accept its answer only if the expected IoU exceeds that of the teacher's mask by more than
+    this; None accepts every answer."""
 
 
 DEFAULT_CHAIN = (ChainLink(strategy="cpi-u"), ChainLink(strategy="pwa"))
@@ -71,7 +74,9 @@ class RefineConfig:
         Raises:
             ValueError: If the chain does not hold together.
         """
-        return parse_chain([(link.strategy, dict(link.params)) for link in self.chain], "chain")
+        return parse_chain(
+            [(link.strategy, link.params, link.min_gain) for link in self.chain], "chain"
+        )
 
 
 def with_strategy(config: RefineConfig, strategy: str) -> RefineConfig:
@@ -82,7 +87,7 @@ def with_strategy(config: RefineConfig, strategy: str) -> RefineConfig:
     given = {link.strategy: link for link in config.chain}
     first = given.get(strategy, ChainLink(strategy=strategy))
     fallback = given.get("pwa", ChainLink(strategy="pwa"))
-    chain = (first,) if strategy in ("pwa", "none") else (first, fallback)
+    chain = (first,) if strategy in ALWAYS_ANSWER else (first, fallback)
     try:
         return RefineConfig(chain=chain, shard_size=config.shard_size, measure=config.measure)
     except ValueError as error:
@@ -232,8 +237,7 @@ def refine_labels(
     work = RefineWork(run_dir=run_dir, number=number, canvas=plan.decides["canvas"], config=config)
     summary = run_stage(plan, work, engine=engine, limit=limit, force=force, made_by=VERB)
     quality = report(summary.counters)
-    chain = [{"strategy": link.strategy, "params": dict(link.params)} for link in config.chain]
-    write_json(paths.quality(number), {"round": number, "chain": chain, **quality})
+    write_json(paths.quality(number), {"round": number, "chain": config.chain, **quality})
     return summary, quality
 
 

@@ -16,7 +16,7 @@ from pipeline.images import read_image
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
 from refine.labels import NO_LABEL, LabelReader
-from refine.quality import KEEPS_LABEL
+from refine.strategies import ALWAYS_ANSWER
 from train import augment
 from train.config import TrainConfig
 from train.order import LABELLED, Draw, draws_at
@@ -182,7 +182,7 @@ class _OpenRound:
             label.expression,
             label.mask.astype(np.uint8),
             weight,
-            label.source not in KEEPS_LABEL,
+            label.source not in ALWAYS_ANSWER,
         )
 
 

@@ -9,17 +9,10 @@ from pipeline.cells import build_cells
 from pipeline.config import parse_config
 from pipeline.errors import ConfigError
 from refine.evidence import expected_iou, gather, gather_image
-from refine.strategies import (
-    STRATEGIES,
-    CpiConfig,
-    CpiOConfig,
-    CpiUConfig,
-    IomConfig,
-    PwaConfig,
-    parse_chain,
-    pwa_weight,
-    refine,
-)
+from refine.matching import CpiConfig, CpiOConfig, CpiUConfig, IomConfig, SeplConfig, SoftIouConfig
+from refine.strategies import STRATEGIES, parse_chain, refine
+from refine.voting import BestUnionConfig, VoteConfig
+from refine.weighting import PwaConfig, pwa_weight
 
 SHARES = st.sampled_from([0.0, 0.25, 0.5, 0.7, 0.75, 1.0])
 
@@ -105,6 +98,100 @@ def test_cpi_o_is_equation_8_alone(case, inter2):
     same(found, plain_cpi(masks, prob > 0.5, None, inter2))
 
 
+@given(cases(), SHARES, SHARES)
+@settings(max_examples=500, deadline=None)
+def test_sepl_keeps_what_no_candidate_covers(case, inter1, inter2):
+    masks, prob = case
+    config = SeplConfig(min_label_coverage=inter1, min_mask_coverage=inter2)
+    expected = plain_cpi(masks, prob > 0.5, inter1, inter2)
+    if expected is not None:
+        expected = expected | ((prob > 0.5) & ~masks.any(axis=0))
+    same(STRATEGIES["sepl"].function(look(masks, prob), config), expected)
+
+
+@given(cases(), SHARES, SHARES, st.sampled_from([0.5, 1.0, 2.0]))
+@settings(max_examples=500, deadline=None)
+def test_cpi_with_both_tests_and_a_cap(case, inter1, inter2, cap):
+    masks, prob = case
+    label = prob > 0.5
+    both = [
+        mask
+        for mask in masks
+        if plain_cpi(mask[None], label, inter1, None) is not None
+        and plain_cpi(mask[None], label, None, inter2) is not None
+        and mask.sum() <= cap * label.sum()
+    ]
+    config = CpiConfig(
+        min_label_coverage=inter1, min_mask_coverage=inter2, combine="and", max_area_ratio=cap
+    )
+    expected = np.any(both, axis=0) if both else None
+    same(STRATEGIES["cpi"].function(look(masks, prob), config), expected)
+
+
+def plain_expected_iou(mask, prob):
+    inside = prob[mask].sum(dtype=np.float64)
+    union = mask.sum() + prob[~mask].sum(dtype=np.float64)
+    return inside / union if union else 0.0
+
+
+@given(cases(), SHARES)
+@settings(max_examples=500, deadline=None)
+def test_soft_iou_takes_the_best_expected_iou(case, limit):
+    masks, prob = case
+    scores = [plain_expected_iou(mask, prob) for mask in masks]
+    found = STRATEGIES["soft-iou"].function(look(masks, prob), SoftIouConfig(min_iou=limit))
+    best = max(scores, default=0.0)
+    if abs(best - limit) < 1e-9:  # sums in another order may fall on either side
+        return
+    assert (found is not None) == (best > limit)
+    if found is not None:
+        assert plain_expected_iou(found.mask_HW, prob) == pytest.approx(best)
+        assert any(np.array_equal(found.mask_HW, mask) for mask in masks)
+
+
+@given(cases())
+@settings(max_examples=500, deadline=None)
+def test_voting_decides_cell_by_cell(case):
+    masks, prob = case
+    found = STRATEGIES["vote"].function(look(masks, prob), VoteConfig())
+    if not len(masks):
+        assert found is None
+        return
+    cells = build_cells(masks).cells
+    for number in np.unique(cells):
+        inside = cells == number
+        mean = prob[inside].mean(dtype=np.float64)
+        if number == 0:
+            assert np.array_equal(found.mask_HW[inside], prob[inside] > 0.5)
+        elif abs(mean - 0.5) > 1e-6:
+            assert (found.mask_HW[inside] == (mean > 0.5)).all()
+
+
+@given(cases(), st.integers(1, 3))
+@settings(max_examples=500, deadline=None)
+def test_best_union_grows_only_by_what_helps(case, parts):
+    masks, prob = case
+    config = BestUnionConfig(min_expected_iou=0.0, max_parts=parts, min_gain=0.0)
+    found = STRATEGIES["best-union"].function(look(masks, prob), config)
+    best = max((plain_expected_iou(mask, prob) for mask in masks), default=0.0)
+    if found is None:
+        assert best == pytest.approx(0.0)
+        return
+    assert found.num_chosen <= parts
+    assert found.score == pytest.approx(plain_expected_iou(found.mask_HW, prob))
+    assert found.score >= best - 1e-9
+
+
+def test_a_gate_passes_over_answers_that_lose_expected_iou():
+    mask = np.zeros((1, 4, 4), np.bool_)
+    mask[0, :3] = True
+    prob = np.where(np.arange(4)[:, None] < 2, 0.9, 0.05).repeat(4, axis=1).astype(np.float32)
+    links = [("iom", {}, -0.01), ("pwa", {}, None)]
+    assert refine(look(mask, prob), parse_chain(links, "chain")).source == "pwa"
+    links = [("iom", {}, -0.5), ("pwa", {}, None)]
+    assert refine(look(mask, prob), parse_chain(links, "chain")).source == "iom"
+
+
 @given(cases())
 @settings(max_examples=200, deadline=None)
 def test_pwa_keeps_the_label_and_weighs_by_equation_9(case):
@@ -145,7 +232,7 @@ def test_every_strategy_answers_well_formed_or_not_at_all(name, case):
         assert found.weight_HW.max() <= 1
 
 
-@pytest.mark.parametrize("name", ["iom", "cpi", "cpi-u", "cpi-o"])
+@pytest.mark.parametrize("name", ["iom", "cpi", "cpi-u", "cpi-o", "sepl", "vote"])
 def test_the_order_of_candidates_does_not_matter(name):
     rng = np.random.default_rng(3)
     masks = rng.random((9, 8, 9)) < 0.4
@@ -159,24 +246,31 @@ def test_the_order_of_candidates_does_not_matter(name):
 
 
 def test_a_chain_falls_back_to_pwa():
-    chain = parse_chain([("iom", {}), ("pwa", {"ceiling": 1.2})], "chain")
+    chain = parse_chain([("iom", {}, None), ("pwa", {"ceiling": 1.2}, None)], "chain")
     mask = np.zeros((1, 4, 4), np.bool_)
     mask[0, :2] = True
     near = np.where(mask[0], 0.9, 0.1).astype(np.float32)
     assert refine(look(mask, near), chain).source == "iom"
     assert refine(look(~mask, near), chain).source == "pwa"
     assert refine(look(mask[:0], near), chain).source == "pwa"
-    assert chain[1][1] == PwaConfig(ceiling=1.2)
+    assert chain[1].config == PwaConfig(ceiling=1.2)
 
 
 @pytest.mark.parametrize(
     ("links", "message"),
     [
         ([], "must always answer; end with pwa or none"),
-        ([("cpi", {})], "must always answer"),
-        ([("cip", {}), ("pwa", {})], r"chain\[0\]: unknown strategy 'cip'; known are none, iom"),
-        ([("pwa", {"sigma": 1})], r"chain\[0\] \(pwa\): unknown key 'sigma'"),
-        ([("iom", {"min_iou": 2.0}), ("pwa", {})], r"min_iou: expected a number in \[0, 1\]"),
+        ([("pwa", {}, 0.1)], "must always answer"),
+        ([("cpi", {}, None)], "must always answer"),
+        (
+            [("cip", {}, None), ("pwa", {}, None)],
+            r"chain\[0\]: unknown strategy 'cip'; known are none, iom",
+        ),
+        ([("pwa", {"sigma": 1}, None)], r"chain\[0\] \(pwa\): unknown key 'sigma'"),
+        (
+            [("iom", {"min_iou": 2.0}, None), ("pwa", {}, None)],
+            r"min_iou: expected a number in \[0, 1\]",
+        ),
     ],
 )
 def test_a_chain_that_cannot_work_is_refused(links, message):
