@@ -102,6 +102,7 @@ def _columns(ordered: Sequence[Referred], images: Sequence[Referred]) -> dict[st
     return {
         "image_id": StringColumn.from_strings(image.image_id for image in images),
         "image_path": StringColumn.from_strings(image.image for image in images),
+        "image_sha256": StringColumn.from_strings(image.image_sha256 for image in images),
         "image_size": sizes.reshape(-1, 2),
         "object_id": StringColumn.from_strings(item.object_id for item in ordered),
         "object_image": np.array([row[item.image] for item in ordered], dtype=np.int32),

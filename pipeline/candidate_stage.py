@@ -1,27 +1,27 @@
 """Shell: the costly pass: SAM's candidates of every training image, once for all rounds."""
 
+import dataclasses
 import functools
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from pipeline.candidates import Candidates, candidate_arrays, encode_rows
 from pipeline.cells import build_cells_capped
+from pipeline.devices import resolve_device, use_threads
 from pipeline.engines import Engine
 from pipeline.errors import ItemError
 from pipeline.images import read_image
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import FailedItem, Plan
-from pipeline.runner import ShardResult, StageSummary, run_stage
+from pipeline.runner import Replace, ShardResult, StageSummary, run_stage
 from pipeline.sam.generator import REFERENCE, GeneratorOptions, generate_masks
 from pipeline.sam.models import SAM_MODELS, checkpoint_sha256
-from pipeline.threads import use_threads
 
 ALGORITHM_VERSION = 1
 """Raised whenever the same config and inputs would give other candidates."""
@@ -52,6 +52,8 @@ class CandidatesConfig:
         if self.model not in SAM_MODELS:
             known = ", ".join(SAM_MODELS)
             raise ValueError(f"model: unknown {self.model!r}; known are {known}")
+        if SAM_MODELS[self.model].needs_checkpoint and self.checkpoint is None:
+            raise ValueError(f"checkpoint: {self.model} needs the path of its .pth file")
         if self.canvas < 8 or self.canvas % 8:
             raise ValueError(f"canvas: expected a multiple of 8 pixels, found {self.canvas}")
         for name in ("shard_size", "max_candidates"):
@@ -62,21 +64,12 @@ class CandidatesConfig:
 def generator_options(config: CandidatesConfig) -> GeneratorOptions:
     """Fill what the config leaves open: by the model's entry, then by Meta's defaults."""
     filled = config.options.filled(SAM_MODELS[config.model].options).filled(REFERENCE)
-    return replace(filled, max_candidates=config.max_candidates)
-
-
-def resolve_device(device: str) -> str:
-    """Turn `auto` into the device that this machine has."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return dataclasses.replace(filled, max_candidates=config.max_candidates)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_sam(model: str, checkpoint: Path | None, device: str) -> Any:
-    """Build SAM once per process; workers are reused from task to task."""
-    if device == "cpu":
-        use_threads(1)  # the last bits depend on the number of threads
+def _load_sam(model: str, checkpoint: Path | None, _sha256: str, device: str) -> Any:
+    """Build SAM once per process and file content; workers are reused from task to task."""
     return SAM_MODELS[model].build(checkpoint).to(device).eval()
 
 
@@ -86,10 +79,11 @@ class CandidatesWork:
 
     run_dir: Path
     config: CandidatesConfig
-    device: str
+    checkpoint_sha256: str
 
     def __call__(self, rows: range) -> ShardResult:
         """Give the columns of `candidates.zarr` for the given rows."""
+        use_threads(1)  # on a CPU the last bits depend on the number of threads
         manifest = load_manifest(RunPaths(self.run_dir).manifest)
         images = manifest.images_of("train")[rows.start : rows.stop]
         results: list[Candidates | None] = []
@@ -113,7 +107,8 @@ class CandidatesWork:
         pixels = read_image(
             manifest.image_file(image), canvas=self.config.canvas, size=(height, width)
         )
-        sam = _load_sam(self.config.model, self.config.checkpoint, self.device)
+        device = resolve_device(self.config.device)
+        sam = _load_sam(self.config.model, self.config.checkpoint, self.checkpoint_sha256, device)
         found = generate_masks(sam, pixels, generator_options(self.config))
         cells, kept = build_cells_capped(found.masks, found.predicted_iou)
         candidates = Candidates(
@@ -159,7 +154,6 @@ def plan_candidates(config: CandidatesConfig, run_dir: Path) -> Plan:
             "checkpoint_sha256": checkpoint_sha256(config.model, config.checkpoint),
             "options": generator_options(config),
             "canvas": config.canvas,
-            "device": resolve_device(config.device),
             "inputs": {"images": images_fingerprint(manifest)},
         },
         attributes={"model": config.model, "canvas": config.canvas},
@@ -167,11 +161,10 @@ def plan_candidates(config: CandidatesConfig, run_dir: Path) -> Plan:
 
 
 def images_fingerprint(manifest: Manifest) -> str:
-    """Give the sha256 over names, paths and sizes of the training images, in order."""
+    """Give the sha256 over paths and contents of the training images, in order."""
     digest = hashlib.sha256()
     for image in manifest.images_of("train"):
-        height, width = manifest.image_size[image]
-        line = (manifest.image_id[image], manifest.image_path[image], int(height), int(width))
+        line = (manifest.image_path[image], manifest.image_sha256[image])
         digest.update(repr(line).encode())
     return digest.hexdigest()
 
@@ -182,7 +175,7 @@ def sam_candidates(
     *,
     engine: Engine | None = None,
     limit: int | None = None,
-    force: bool = False,
+    replace: Replace = "never",
 ) -> StageSummary:
     """Write `candidates.zarr`, one row per training image.
 
@@ -191,12 +184,16 @@ def sam_candidates(
         run_dir: Run directory with a manifest.
         engine: Where to run.
         limit: Only the shards with the first `limit` images.
-        force: Replace a store that was made otherwise.
+        replace: Whether to make a store anew that is there.
 
     Raises:
         StoreError: If the store was made otherwise.
         ConfigError: If the checkpoint is missing or of another model.
     """
     plan = plan_candidates(config, run_dir)
-    work = CandidatesWork(run_dir=run_dir, config=config, device=resolve_device(config.device))
-    return run_stage(plan, work, engine=engine, limit=limit, force=force, made_by=VERB)
+    if engine is None or engine.cluster is None:
+        resolve_device(config.device)  # refuses before anything is replaced
+    work = CandidatesWork(
+        run_dir=run_dir, config=config, checkpoint_sha256=plan.decides["checkpoint_sha256"]
+    )
+    return run_stage(plan, work, engine=engine, limit=limit, replace=replace, made_by=VERB)

@@ -13,6 +13,9 @@ from pipeline.store import ArraySpec, open_store
 
 Columns = dict[str, npt.NDArray[Any]]
 
+NOT_WRITTEN, FAILED = -1, -2
+"""What `num_candidates` says of a row that no task wrote, and of an image that failed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
@@ -61,7 +64,7 @@ def candidate_arrays(canvas: int, max_candidates: int) -> tuple[ArraySpec, ...]:
     return (
         ArraySpec(name="image", dtype="int64", fill_value=-1),
         ArraySpec(name="size", dtype="int32", row_shape=(2,)),
-        ArraySpec(name="num_candidates", dtype="int32", fill_value=-1),
+        ArraySpec(name="num_candidates", dtype="int32", fill_value=NOT_WRITTEN),
         ArraySpec(name="num_cells", dtype="int32"),
         ArraySpec(name="cells", dtype="uint16", row_shape=(canvas, canvas), chunk_rows=1),
         ArraySpec(name="membership_offset", dtype="int64"),
@@ -85,7 +88,7 @@ def encode_rows(
     Args:
         images: Manifest rows of the images, (n,) int64.
         rows: Per image its candidates; None for an image that failed, stored with
-            `num_candidates` = -1.
+            `num_candidates` = `FAILED`.
         canvas: Side of `cells`; a smaller image lies at the top left.
         max_candidates: Width of the score columns.
     """
@@ -101,6 +104,7 @@ def encode_rows(
     for row, candidates in enumerate(rows):
         columns["membership_offset"][row] = offset
         if candidates is None:
+            columns["num_candidates"][row] = FAILED
             continue
         _encode_row(columns, row, candidates)
         packed = pack_membership(candidates.cells)
@@ -140,6 +144,8 @@ class CandidateReader:
             self._arrays = dict(group.arrays())
         try:
             return self._read(row)
+        except StoreError:
+            raise
         except (ValueError, RuntimeError, KeyError, IndexError, OSError) as error:
             raise StoreError(
                 f"{self._path}: row {row} cannot be read ({' '.join(str(error).split())}); "
@@ -152,8 +158,10 @@ class CandidateReader:
         scalars = self._shard_scalars(shard, shard_rows)
         at = row - shard * shard_rows
         count, num_cells = int(scalars["num_candidates"][at]), int(scalars["num_cells"][at])
-        if count < 0:
+        if count == FAILED:
             return None
+        if count < 0:
+            raise StoreError(f"{self._path}: row {row} is not written yet; run 'sam-candidates'")
         height, width = (int(side) for side in scalars["size"][at])
         start = int(scalars["membership_offset"][at])
         num_bytes = count * ((num_cells - 1 + 7) // 8)

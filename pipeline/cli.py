@@ -7,11 +7,12 @@ import click
 
 from pipeline.commands import (
     CONTEXT,
+    EXIT_ERROR,
     MAX_FAILURES_SHOWN,
     Settings,
     finish_stage,
+    force_to_replace,
     locked,
-    make_engine,
     print_facts,
     print_plan,
     print_table,
@@ -21,6 +22,8 @@ from pipeline.commands import (
     verb,
 )
 from pipeline.data_config import DataConfig
+from pipeline.engines import Engine
+from pipeline.records import run_lock
 
 
 @click.command(context_settings=CONTEXT)
@@ -33,7 +36,9 @@ from pipeline.data_config import DataConfig
     help="Processes that generate scenes; the result does not depend on it.",
 )
 @click.option("--dry-run", is_flag=True, help="Check the config; write nothing.")
-@click.option("--force", is_flag=True, help="Replace a manifest that was made otherwise.")
+@click.option(
+    "--force", is_flag=True, help="Replace a manifest of another config or of other images."
+)
 @run_options
 @verb
 def prepare_data(
@@ -52,14 +57,14 @@ def prepare_data(
     """
     from pipeline import prepare
 
-    data = Settings(config, run_dir, overrides).section("data", DataConfig)
+    settings = Settings(config, run_dir, overrides)
+    run_dir, data = settings.run_dir, settings.section("data", DataConfig)
     if dry_run:
         click.echo(f"data: reader {data.reader!r} -> {run_dir / 'manifest'}")
         return 0
-    summary = locked(
-        run_dir,
-        lambda: prepare.prepare_data(data, run_dir, limit=limit, force=force, workers=workers),
-    )
+    options: dict[str, Any] = {"limit": limit, "force": force, "workers": workers}
+    with run_lock(run_dir), prepare.progress_bar() as progress:
+        summary = prepare.prepare_data(data, run_dir, **options, progress=progress)
     click.echo(str(summary))
     failures, notes = prepare.read_failures(run_dir)
     for note in notes[:MAX_FAILURES_SHOWN]:
@@ -89,13 +94,19 @@ def sam_candidates(
     """
     from pipeline import candidate_stage as stage
 
-    section = Settings(config, run_dir, overrides).section("candidates", stage.CandidatesConfig)
+    settings = Settings(config, run_dir, overrides)
+    run_dir, section = settings.run_dir, settings.section("candidates", stage.CandidatesConfig)
     if dry_run:
-        return print_plan(stage.plan_candidates(section, run_dir), limit)
-    engine = make_engine(workers, cluster)
+        return print_plan(stage.plan_candidates(section, run_dir), limit, stage.VERB)
     summary = locked(
         run_dir,
-        lambda: stage.sam_candidates(section, run_dir, engine=engine, limit=limit, force=force),
+        lambda: stage.sam_candidates(
+            section,
+            run_dir,
+            engine=Engine(workers=workers, cluster=cluster),
+            limit=limit,
+            replace=force_to_replace(force),
+        ),
     )
     return finish_stage(summary, candidate_facts(summary.counters))
 
@@ -126,9 +137,20 @@ def inspect_shards() -> None:
 
 PATH = click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
 ROWS = click.option(
-    "--row", "rows", type=click.IntRange(min=0), multiple=True, help="Row to show; may be repeated."
+    "--row",
+    "rows",
+    type=click.IntRange(min=0),
+    multiple=True,
+    metavar="N",
+    help="Row of the store, from 0; may be repeated. Without it: show row 0, export all rows as "
+    "COCO or the first 8 as HTML.",
 )
-OUT = click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
+OUT = click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="File to write; it is replaced if it is there, and its folder is made.",
+)
 
 
 @inspect_shards.command(context_settings=CONTEXT)
@@ -161,34 +183,39 @@ def show(*, path: Path, rows: tuple[int, ...], out: Path) -> int:
 
     Example: inspect-shards show runs/demo/round-1/labels.zarr --row 3 --out labels.png
     """
-    from PIL import Image
-
     from pipeline import inspection
 
-    Image.fromarray(inspection.draw_rows(path, list(rows) or [0])).save(out, "PNG")
+    inspection.save_rows(path, list(rows) or [0], out)
     click.echo(str(out))
     return 0
 
 
 @inspect_shards.command(context_settings=CONTEXT)
 @PATH
-@click.option("--format", "kind", type=click.Choice(["coco", "html"]), default="coco")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["coco", "html"]),
+    default="coco",
+    show_default=True,
+    help="COCO annotations with RLE masks, or a page with pictures.",
+)
 @ROWS
 @OUT
 @verb
 def export(*, path: Path, kind: str, rows: tuple[int, ...], out: Path) -> int:
     """Write a store as COCO RLE JSON, or rows of it as one HTML page.
 
+    Rows that failed or are not written yet are left out.
+
     Example: inspect-shards export runs/demo/round-1/labels.zarr --format coco --out labels.json
     """
-    from pipeline import inspection
+    from pipeline import export as exports
 
     if kind == "coco":
-        count = inspection.export_coco(path, out)
-        click.echo(f"{out}: {count} annotations")
+        click.echo(f"{out}: {exports.export_coco(path, out, list(rows) or None)} annotations")
     else:
-        count = inspection.export_html(path, list(rows) or list(range(8)), out)
-        click.echo(f"{out}: {count} rows")
+        click.echo(f"{out}: {exports.export_html(path, out, list(rows) or None)} rows")
     return 0
 
 
@@ -196,29 +223,35 @@ def export(*, path: Path, kind: str, rows: tuple[int, ...], out: Path) -> int:
 @PATH
 @verb
 def verify(*, path: Path) -> int:
-    """Hash every shard against its done record; exit 1 if one is damaged."""
+    """Compare every file of a run with its recorded hash; exit 1 if one is damaged.
+
+    Of a run directory this is the manifest, all stores and all finished students; shards and
+    students that are not made yet are named, but are no damage.
+    """
     from pipeline import audit
 
-    damaged = 0
-    for store in audit.find_stores(path):
-        states = audit.verify(store)
-        for state in states:
-            if state.state != "done":
-                click.echo(f"{store}: shard {state.shard} {state.state}: {state.reason}")
-        damaged += sum(state.state == "damaged" for state in states)
-        done = sum(state.state == "done" for state in states)
-        click.echo(f"{store}: {done} of {len(states)} shards intact")
-    return 1 if damaged else 0
+    reports = audit.verify_all(path)
+    for report in reports:
+        for problem in report.problems:
+            click.echo(f"{report.place}: {problem}")
+        click.echo(f"{report.place}: {report.intact} of {report.total} {report.unit} intact")
+    return EXIT_ERROR if any(report.damaged for report in reports) else 0
 
 
 @inspect_shards.command(context_settings=CONTEXT)
 @PATH
+@click.option(
+    "--failed", is_flag=True, help="Let shards that contain failed items be made again, too."
+)
 @verb
-def repair(*, path: Path) -> int:
+def repair(*, path: Path, failed: bool) -> int:
     """Delete damaged shards, so that running the stage again makes just them anew."""
     from pipeline import audit
 
     for store in audit.find_stores(path):
-        removed = audit.repair(store)
-        click.echo(f"{store}: {len(removed)} damaged shards removed; run its stage again")
+        states = [state.state for state in audit.repair(store, failed=failed)]
+        counts = f"{states.count('damaged')} damaged shards removed"
+        if failed:
+            counts += f", {states.count('failed')} with failed items to be tried again"
+        click.echo(f"{store}: {counts}" + (f"; run '{audit.verb_of(store)}'" if states else ""))
     return 0

@@ -1,20 +1,18 @@
 """Check what a reader yields, object by object; what cannot be used becomes a failure."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from pipeline.columns import file_sha256
 from pipeline.data_config import DataConfig
 from pipeline.errors import ItemError
 from pipeline.images import ImageFacts, read_size
 from pipeline.manifest import SPLITS
-from pipeline.readers.base import Failure, Record, Source
+from pipeline.readers.base import Failure, Progress, Record, Source
 from pipeline.segmentation import encode_segmentation
 
 MAX_LETTERS_PER_WORD = 20
 """An expression may have max_words times this many characters; for scripts without spaces."""
-
-Progress = Callable[[int], None]
-"""Called after every object with the number of objects read so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +23,8 @@ class Referred:
     """Path relative to the image root."""
     image_id: str
     """Name of the image."""
+    image_sha256: str
+    """sha256 of the image file's bytes, hex."""
     size: tuple[int, int]
     """Upright (H, W) of the image file, pixels."""
     object_id: str
@@ -47,6 +47,8 @@ class Collection:
     failures: list[Failure] = field(default_factory=list)
     images: dict[str, ImageFacts | None] = field(default_factory=dict)
     """By path; None = the file cannot be used."""
+    image_sha256: dict[str, str] = field(default_factory=dict)
+    """By path, of usable files."""
     image_ids: dict[str, str] = field(default_factory=dict)
     """By path."""
     object_ids: set[str] = field(default_factory=set)
@@ -63,7 +65,7 @@ def collect(
         source: The opened data set.
         config: `max_words` is used.
         limit: Images to keep of every split, the first ones; None keeps all.
-        progress: Told of every object.
+        progress: Told of every object, with the number read so far.
 
     Returns:
         Usable objects in the order of the annotations, and everything that was left out or
@@ -79,7 +81,7 @@ def collect(
             except ItemError as error:
                 _fail(collection, item, str(error))
         if progress is not None:
-            progress(number)
+            progress("objects", number)
     return collection
 
 
@@ -111,6 +113,7 @@ def _add(
         Referred(
             image=record.image,
             image_id=record.image_id,
+            image_sha256=collection.image_sha256[record.image],
             size=facts.size,
             object_id=record.object_id,
             category=record.category,
@@ -137,17 +140,29 @@ def _check_names(collection: Collection, record: Record) -> None:
 
 
 def _facts(collection: Collection, record: Record, source: Source) -> ImageFacts | None:
-    """Give size and oddities of the image; read once, and recorded once if unusable or odd."""
+    """Give size and oddities of the image.
+
+    It is read and hashed once, and recorded once if it is unusable or odd.
+    """
     if record.image not in collection.images:
         facts: ImageFacts | None = None
         try:
             facts = read_size(source.image_root / record.image)
+            collection.image_sha256[record.image] = _sha256(source.image_root / record.image)
             if facts.notes:
                 _fail(collection, record, f"converted: {', '.join(facts.notes)}", note=True)
         except ItemError as error:
+            facts = None
             _fail(collection, record, f"{error}; all objects of the image are left out")
         collection.images[record.image] = facts
     return collection.images[record.image]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise ItemError(f"expected a whole image, found {error.strerror} in {path}") from error
 
 
 def _check_size(record: Record, facts: ImageFacts) -> None:

@@ -17,10 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import load_document, parse_config
-from pipeline.engines import Engine
 from pipeline.errors import SemiresError
 from pipeline.records import FailedItem, Plan, run_lock
-from pipeline.runner import StageSummary, pending_shards
+from pipeline.runner import Replace, StageSummary, check_plan, pending_shards, shards_of
 
 EXIT_ERROR, EXIT_FAILED_ITEMS, EXIT_INTERRUPTED = 1, 3, 75
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -35,7 +34,7 @@ class Settings:
 
     def __init__(self, config: Path, run_dir: Path, overrides: tuple[str, ...]) -> None:
         self.config = config
-        self.run_dir = run_dir
+        self.run_dir = run_dir.resolve()  # workers may have started elsewhere
         self._sections = load_document(config, overrides)
 
     def section(self, name: str, cls: type[C]) -> C:
@@ -66,7 +65,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def stage_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add what every stage takes: --limit, --workers, --cluster, --dry-run, --force."""
     for option in (
-        click.option("--force", is_flag=True, help="Replace what was made with another config."),
+        click.option("--force", is_flag=True, help="Make it anew, whatever is there."),
         click.option(
             "--dry-run", is_flag=True, help="Say what would be done and why; write nothing."
         ),
@@ -100,7 +99,9 @@ def verb(function: Verb) -> Callable[..., None]:
         try:
             code = function(**arguments)
         except SemiresError as error:
-            click.echo(f"error: {error}", err=True)
+            # An error of a loading process arrives with its traceback; its last line is the error.
+            message = str(error).strip().splitlines()[-1].removeprefix("pipeline.errors.")
+            click.echo(f"error: {message}", err=True)
             code = EXIT_ERROR
         except KeyboardInterrupt:
             click.echo("interrupted; run the same command again to go on", err=True)
@@ -114,9 +115,9 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def make_engine(workers: int, cluster: str | None) -> Engine:
-    """Turn --workers and --cluster into an engine."""
-    return Engine(workers=workers, cluster=cluster)
+def force_to_replace(force: bool) -> Replace:
+    """Turn --force of a stage into what the runner knows: make it anew, whatever is there."""
+    return "always" if force else "never"
 
 
 def locked(run_dir: Path, function: Callable[[], C]) -> C:
@@ -125,10 +126,16 @@ def locked(run_dir: Path, function: Callable[[], C]) -> C:
         return function()
 
 
-def print_plan(plan: Plan, limit: int | None = None) -> int:
-    """Say what a stage would do (--dry-run)."""
-    shards = range(plan.num_shards if limit is None else -(-limit // plan.shard_size))
-    todo = [shard for shard in pending_shards(plan) if shard in shards]
+def print_plan(plan: Plan, limit: int | None, made_by: str) -> int:
+    """Say what a stage would do, or that it would refuse (--dry-run); give the exit code."""
+    wanted = range(plan.num_shards if limit is None else shards_of(plan, limit))
+    try:
+        check_plan(plan, made_by)
+    except SemiresError as error:
+        click.echo(f"would refuse: {error}")
+        click.echo(f"with --force: all {len(wanted)} shards")
+        return EXIT_ERROR
+    todo = [shard for shard in pending_shards(plan) if shard in wanted]
     click.echo(
         f"{plan.stage}: {plan.num_items} {plan.unit} in {plan.num_shards} shards of "
         f"{plan.shard_size}; {len(todo)} to do -> {plan.store}"
@@ -139,14 +146,14 @@ def print_plan(plan: Plan, limit: int | None = None) -> int:
 
 def finish_stage(summary: StageSummary, rows: Mapping[str, Any] | None = None) -> int:
     """Print a stage's summary table and its failed items; give the exit code."""
-    rate = summary.num_items / summary.seconds if summary.seconds > 0 else 0.0
+    rate = summary.items_done_now / summary.seconds if summary.seconds > 0 else 0.0
     facts: dict[str, Any] = {
         summary.unit: summary.num_items,
         "shards": f"{summary.shards_done_now} done now, {summary.shards_done_before} before, "
         f"of {summary.num_shards}",
         "seconds": f"{summary.seconds:.1f}",
     }
-    if summary.shards_done_before == 0 and summary.complete:
+    if summary.shards_done_now:
         facts[f"{summary.unit} per second"] = f"{rate:.1f}"
     print_facts(summary.stage, {**facts, **(rows or {})})
     return report_failures(summary.failures)

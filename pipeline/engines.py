@@ -37,9 +37,10 @@ def run_tasks(
 ) -> Iterator[tuple[int, R]]:
     """Run `function` on every task and give (task, result) as they finish.
 
-    A task that raises, or whose worker dies, is tried `MAX_ATTEMPTS` times; a `SemiresError` is
-    not tried again. On a cluster only a small window is submitted at a time, so that a dying worker
-    takes few tasks along (all tasks of a lost worker count as suspicious to Dask).
+    In this process an error ends the run at once. On workers a task that raises, or whose worker
+    dies, is tried `MAX_ATTEMPTS` times; a `SemiresError` is not tried again. On a cluster only a
+    small window is submitted at a time, so that a dying worker takes few tasks along (all tasks of
+    a lost worker count as suspicious to Dask).
 
     Args:
         engine: Where to run.

@@ -30,7 +30,7 @@ from pipeline.images import canvas_size
 from pipeline.records import atomic_write, sync_folder
 from pipeline.segmentation import decode_rle, rescale_mask
 
-FORMAT = "semires-manifest-1"
+FORMAT = "semires-manifest-2"
 SPLITS = ("train", "val", "testA", "testB", "test")
 DESCRIPTION = "manifest.json"
 Column = npt.NDArray[Any] | StringColumn
@@ -43,7 +43,7 @@ _ARRAYS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "object_split": (np.uint8, ()),
     "expression_object": (np.int32, ()),
 }
-_NAMES = ("image_id", "image_path", "object_id", "object_category")
+_NAMES = ("image_id", "image_path", "image_sha256", "object_id", "object_category")
 _STRINGS = (*_NAMES, "object_rle", "expression_text")
 
 
@@ -57,6 +57,8 @@ class Manifest:
     """(I,) the data set's own names; an image appears once."""
     image_path: StringColumn
     """(I,) file, relative to `image_root`, with forward slashes."""
+    image_sha256: StringColumn
+    """(I,) sha256 of the file's bytes as the data were prepared, hex."""
     image_size: npt.NDArray[np.int32]
     """(I, 2) upright original (H, W) in pixels."""
     image_labelled: npt.NDArray[np.bool_]
@@ -203,6 +205,23 @@ def write_manifest(
     """
     if folder.exists():
         raise ManifestError(f"expected no {folder} yet, found one; choose another run directory")
+    place_manifest(make_manifest(folder, manifest, description=description, extra=extra), folder)
+
+
+def make_manifest(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    description: Mapping[str, Any],
+    extra: Mapping[str, bytes] | None = None,
+) -> Path:
+    """Write a manifest that belongs at `folder` under another name, and leave it there.
+
+    Takes what `write_manifest` takes; a manifest that is at `folder` already is not touched.
+
+    Returns:
+        The folder written, for `place_manifest`.
+    """
     making = folder.with_name(folder.name + ".making")
     if making.exists():  # left by a run that was killed
         shutil.rmtree(making)
@@ -221,6 +240,14 @@ def write_manifest(
     }
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     atomic_write(making / DESCRIPTION, text.encode())
+    return making
+
+
+def place_manifest(making: Path, folder: Path) -> None:
+    """Put what `make_manifest` wrote in its place; a manifest that is there is deleted."""
+    if folder.exists():
+        (folder / DESCRIPTION).unlink(missing_ok=True)  # first, for without it nothing is proven
+        shutil.rmtree(folder)
     making.rename(folder)
     sync_folder(folder.parent)
 

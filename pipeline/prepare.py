@@ -3,13 +3,17 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from pipeline.assemble import Leaks, assemble
-from pipeline.collect import Collection, Progress, collect
+from pipeline.collect import Collection, collect
 from pipeline.columns import file_sha256
 from pipeline.config import differences, to_plain
 from pipeline.data_config import DataConfig as DataConfig
@@ -19,17 +23,19 @@ from pipeline.manifest import (
     SPLITS,
     Manifest,
     load_manifest,
+    make_manifest,
+    place_manifest,
     read_description,
-    write_manifest,
 )
 from pipeline.readers import READERS
-from pipeline.readers.base import Failure
+from pipeline.readers.base import Failure, Progress
 from pipeline.readers.ids import read_image_ids
 from pipeline.records import FailedItem
 from pipeline.scenes.write import FORMAT_VERSION
 
 MANIFEST = "manifest"
 FAILURES = "failures.jsonl"
+SCENES = "scenes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +102,11 @@ def prepare_data(
         config: Which data set, and how.
         run_dir: `manifest/` is written here, and `scenes/` if the reader generates them.
         limit: Images to keep of every split, for trials, at least 1; None keeps all.
-        force: Replace a manifest of another config, once the new one is ready to be written.
+        force: Replace a manifest of another config, or whose images have changed since, once the
+            new one is ready to be written; until then it and generated scenes stay as they are.
         workers: Processes that generate scenes; the result does not depend on it.
-        progress: Called after every object with the number read so far.
+        progress: Called after every scene that is generated and every object that is read, with
+            "scenes" or "objects" and the number so far; see `progress_bar`.
 
     Returns:
         Counts of what was written, or of what was there already.
@@ -116,13 +124,43 @@ def prepare_data(
     if folder.exists():
         try:
             _refuse_other(folder, request)
-            return _summary(folder, reused=True)
+            summary = _summary(folder, reused=True)
+            if not force or _images_are_as_recorded(load_manifest(folder)):
+                return summary
         except ManifestError:
             if not force:
                 raise
-            _discard_scenes(run_dir, request)
     _write(config, run_dir, request, workers, progress)
     return _summary(folder, reused=False)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show the progress of `prepare_data` on stderr: number and rate, a bar for each kind of item.
+
+    Yields:
+        What to pass as `progress`; nothing is shown before its first call.
+    """
+    bars: dict[str, tqdm[Any]] = {}
+
+    def show(kind: str, number: int) -> None:
+        if kind not in bars:
+            for earlier in bars.values():
+                earlier.close()
+            bars[kind] = tqdm(
+                desc="prepare-data",
+                unit=f" {kind}",
+                file=sys.stderr,
+                mininterval=0.5,
+                dynamic_ncols=True,
+            )
+        bars[kind].update(number - bars[kind].n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars.values():
+            bar.close()
 
 
 def read_failures(run_dir: Path) -> tuple[tuple[FailedItem, ...], tuple[FailedItem, ...]]:
@@ -154,7 +192,9 @@ def _write(
     """Read the data set and write its manifest, in place of one that may be there."""
     folder, limit = run_dir / MANIFEST, request["limit"]
     scenes = config.scenes if limit is None else _at_most(config.scenes, limit)
-    source = READERS[config.reader](dataclasses.replace(config, scenes=scenes), run_dir, workers)
+    config = dataclasses.replace(config, scenes=scenes)
+    work = _scenes_folder(run_dir, request)
+    source = READERS[config.reader](config, work, workers, progress)
     collection = collect(source, config, limit=limit, progress=progress)
     _refuse_empty(collection, source.image_root)
     manifest, leaks = assemble(
@@ -167,10 +207,13 @@ def _write(
     )
     description = {**request} | _facts(manifest, collection.failures, leaks)
     extra = {FAILURES: _lines(collection.failures)}
-    if folder.exists():
-        (folder / DESCRIPTION).unlink(missing_ok=True)  # first, for without it nothing is proven
-        shutil.rmtree(folder)
-    write_manifest(folder, manifest, description=description, extra=extra)
+    if work != run_dir:
+        manifest = dataclasses.replace(manifest, image_root=run_dir / SCENES)
+    making = make_manifest(folder, manifest, description=description, extra=extra)
+    if work == run_dir:
+        place_manifest(making, folder)
+    else:
+        _replace_scenes(run_dir, work, making)
 
 
 def _input_hashes(config: DataConfig) -> dict[str, str]:
@@ -203,14 +246,50 @@ def _refuse_other(folder: Path, request: Mapping[str, Any]) -> None:
         )
 
 
-def _discard_scenes(run_dir: Path, request: Mapping[str, Any]) -> None:
-    """Delete generated scenes that the new config does not want; they are made again."""
+def _replace_scenes(run_dir: Path, work: Path, making: Path) -> None:
+    """Put new scenes and their manifest in the place of the old ones, by renaming."""
+    old = run_dir / f"{SCENES}.old"
+    if old.exists():  # left by a run that was killed
+        shutil.rmtree(old)
+    (run_dir / MANIFEST / DESCRIPTION).unlink()  # first: its pictures go
+    if (run_dir / SCENES).exists():
+        (run_dir / SCENES).rename(old)
+    (work / SCENES).rename(run_dir / SCENES)
+    place_manifest(making, run_dir / MANIFEST)
+    work.rmdir()
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _images_are_as_recorded(manifest: Manifest) -> bool:
+    """Hash every image file and tell whether all are those that the manifest was made of."""
+    try:
+        return all(
+            file_sha256(manifest.image_file(row)) == manifest.image_sha256[row]
+            for row in range(manifest.num_images)
+        )
+    except OSError:
+        return False
+
+
+def _scenes_folder(run_dir: Path, request: Mapping[str, Any]) -> Path:
+    """Give the folder in which scenes are generated: aside, where others have to stay until then.
+
+    Returns:
+        `run_dir`, or an empty folder in it if the manifest there is of other scenes.
+    """
     try:
         made = _scenes_of(read_description(run_dir / MANIFEST))
     except (ManifestError, KeyError):
-        return  # what lies there is unknown; write_scenes refuses what it did not make
-    if made["reader"] == request["config"]["reader"] == "scenes" and made != _scenes_of(request):
-        shutil.rmtree(run_dir / "scenes", ignore_errors=True)
+        return run_dir  # what lies there is unknown; write_scenes refuses what it did not make
+    if made["reader"] != "scenes" or made == _scenes_of(request):
+        return run_dir
+    if request["config"]["reader"] != "scenes":
+        return run_dir
+    aside = run_dir / f"{SCENES}.making"
+    if aside.exists():  # left by a run that was killed
+        shutil.rmtree(aside)
+    return aside
 
 
 def _scenes_of(request: Mapping[str, Any]) -> dict[str, Any]:

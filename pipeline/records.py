@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -216,11 +216,37 @@ def refuse_other_plan(plan: Plan, made_by: str) -> None:
     )
 
 
-def discard(store: Path) -> None:
-    """Delete a store with its records, records first, so that no proof outlives its data."""
-    for folder in (records_folder(store), store):
+def drop_replaced(*folders: Path) -> None:
+    """Delete what a killed replacement left aside."""
+    for folder in folders:
+        shutil.rmtree(folder.with_name(folder.name + ".replaced"), ignore_errors=True)
+
+
+@contextmanager
+def replacing(folders: tuple[Path, ...], has_begun: Callable[[], bool]) -> Iterator[None]:
+    """Put finished work aside while it is made anew, and back if that fails at once.
+
+    Args:
+        folders: What is replaced; those that exist are renamed to `NAME.replaced`.
+        has_begun: Asked when the body raises: whether anything of the new work is worth keeping.
+            If not, the old comes back; in every other case it is deleted.
+    """
+    aside = {folder: folder.with_name(folder.name + ".replaced") for folder in folders}
+    for folder, old in aside.items():
         if folder.exists():
-            shutil.rmtree(folder)
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+    try:
+        yield
+    except BaseException:
+        if not has_begun():
+            for folder, old in aside.items():
+                if old.exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+                    old.rename(folder)
+        raise
+    finally:
+        drop_replaced(*folders)
 
 
 def require_rows(store: Path, made_by: str, rows: range | None = None) -> str:
@@ -255,6 +281,8 @@ def require_rows(store: Path, made_by: str, rows: range | None = None) -> str:
 @contextmanager
 def run_lock(run_dir: Path) -> Iterator[None]:
     """Hold a run directory, so that two drivers never write to it at once.
+
+    The folder is made if missing.
 
     The lock is the kernel's and goes with the process, however that ends.
 

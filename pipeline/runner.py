@@ -4,9 +4,10 @@ import functools
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy.typing as npt
 from tqdm import tqdm
@@ -17,17 +18,30 @@ from pipeline.records import (
     DoneRecord,
     FailedItem,
     Plan,
-    discard,
     done_path,
+    drop_replaced,
     read_done,
+    read_json,
     records_folder,
     refuse_other_plan,
+    replacing,
     shard_is_done,
     versions,
     write_done,
     write_json,
 )
-from pipeline.store import create_store, sha256_of_shard, shard_files, write_shard
+from pipeline.store import (
+    ArraySpec,
+    create_store,
+    metadata_hashes,
+    restore_metadata,
+    sha256_of_shard,
+    shard_files,
+    write_shard,
+)
+
+Replace = Literal["never", "differing", "always"]
+"""When a store that is there is made anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +71,7 @@ class StageSummary:
     num_shards: int
     shards_done_before: int
     shards_done_now: int
+    items_done_now: int
     seconds: float
     counters: dict[str, float]
     failures: tuple[FailedItem, ...]
@@ -73,7 +88,7 @@ def run_stage(
     *,
     engine: Engine | None = None,
     limit: int | None = None,
-    force: bool = False,
+    replace: Replace = "never",
     made_by: str,
 ) -> StageSummary:
     """Bring a store to completion: skip what is done, do what is not.
@@ -83,22 +98,29 @@ def run_stage(
         work: How to compute a shard.
         engine: Where; this process by default.
         limit: Only the shards that hold the first `limit` items.
-        force: Replace a store that another plan made.
+        replace: Whether to make a store anew that is there: never, if another plan made it, or
+            always. The old one comes back if no shard of the new one can be made.
         made_by: The verb, for messages.
 
+    Returns:
+        What was done; counters and failures cover all shards that are done, now or before.
+
     Raises:
-        StoreError: If the store was made by another plan and `force` is not given.
+        StoreError: If the store was made by another plan and may not be replaced.
     """
     started = time.monotonic()
-    prepare_store(plan, force=force, made_by=made_by)
-    wanted = range(plan.num_shards)
-    if limit is not None:
-        wanted = range(min(plan.num_shards, -(-limit // plan.shard_size)))
-    todo = [shard for shard in wanted if not shard_is_done(plan.store, shard, plan.fingerprint)]
-    _run_shards(plan, work, engine or Engine(), todo)
-    records = [read_done(plan.store, shard, plan.fingerprint) for shard in wanted]
+    with _prepared(plan, replace, made_by):
+        wanted = range(plan.num_shards if limit is None else shards_of(plan, limit))
+        todo = [shard for shard in wanted if not shard_is_done(plan.store, shard, plan.fingerprint)]
+        _run_shards(plan, work, engine or Engine(), todo)
+    records = [read_done(plan.store, shard, plan.fingerprint) for shard in range(plan.num_shards)]
     done = [record for record in records if record is not None]
-    return _summarise(plan, done, len(todo), time.monotonic() - started)
+    return _summarise(plan, done, todo, time.monotonic() - started)
+
+
+def shards_of(plan: Plan, limit: int) -> int:
+    """Give the number of shards that hold the first `limit` items."""
+    return min(plan.num_shards, -(-limit // plan.shard_size))
 
 
 def pending_shards(plan: Plan) -> list[int]:
@@ -107,22 +129,44 @@ def pending_shards(plan: Plan) -> list[int]:
     return [shard for shard in shards if not shard_is_done(plan.store, shard, plan.fingerprint)]
 
 
-def prepare_store(plan: Plan, *, force: bool, made_by: str) -> None:
-    """Create the store and its plan record, or check that they are of this plan."""
+def check_plan(plan: Plan, made_by: str) -> bool:
+    """Tell whether the store is there and of this plan; False if it has to be created.
+
+    Raises:
+        StoreError: If another plan made it; names the differences.
+    """
     path = records_folder(plan.store) / "plan.json"
-    if path.exists() and plan.store.is_dir():
-        try:
-            refuse_other_plan(plan, made_by)
-        except StoreError:
-            if not force:
-                raise
-            discard(plan.store)
-        else:
-            return
-    else:
-        discard(plan.store)
-    create_store(plan.store, plan.specs, plan.num_items, plan.shard_size, plan.attributes)
-    write_json(path, plan.document())
+    if not path.exists() or not plan.store.is_dir():
+        return False
+    refuse_other_plan(plan, made_by)
+    if read_json(path).get("metadata") != metadata_hashes(plan.store):
+        restore_metadata(plan.store, *_layout(plan))
+    return True
+
+
+def _layout(plan: Plan) -> tuple[tuple[ArraySpec, ...], int, int, dict[str, Any]]:
+    return plan.specs, plan.num_items, plan.shard_size, plan.attributes
+
+
+@contextmanager
+def _prepared(plan: Plan, replace: Replace, made_by: str) -> Iterator[None]:
+    """Have the store of this plan ready, creating it where needed."""
+    try:
+        usable = check_plan(plan, made_by)
+    except StoreError:
+        if replace == "never":
+            raise
+        usable = False
+    if usable and replace != "always":
+        drop_replaced(plan.store, records_folder(plan.store))
+        yield
+        return
+    done = done_path(plan.store, 0).parent
+    with replacing((plan.store, records_folder(plan.store)), lambda: any(done.glob("*.json"))):
+        create_store(plan.store, *_layout(plan))
+        document = {**plan.document(), "metadata": metadata_hashes(plan.store)}
+        write_json(records_folder(plan.store) / "plan.json", document)
+        yield
 
 
 def _run_shards(plan: Plan, work: Work, engine: Engine, todo: list[int]) -> None:
@@ -154,6 +198,8 @@ def run_shard(plan: Plan, work: Callable[[range], ShardResult], shard: int) -> i
     rows = plan.rows(shard)
     done_path(plan.store, shard).unlink(missing_ok=True)
     result = work(rows)
+    # A worker that outlived its driver must not write into a store that was since made anew.
+    refuse_other_plan(plan, plan.stage)
     write_shard(plan.store, plan.specs, shard, rows, result.columns)
     files = sha256_of_shard(shard_files(plan.store, plan.specs, shard), plan.store)
     record = DoneRecord(
@@ -171,7 +217,7 @@ def run_shard(plan: Plan, work: Callable[[range], ShardResult], shard: int) -> i
     return len(result.failures)
 
 
-def _summarise(plan: Plan, done: list[DoneRecord], done_now: int, seconds: float) -> StageSummary:
+def _summarise(plan: Plan, done: list[DoneRecord], todo: list[int], seconds: float) -> StageSummary:
     counters: Counter[str] = Counter()
     for record in done:
         counters.update(record.counters)
@@ -180,8 +226,9 @@ def _summarise(plan: Plan, done: list[DoneRecord], done_now: int, seconds: float
         unit=plan.unit,
         num_items=plan.num_items,
         num_shards=plan.num_shards,
-        shards_done_before=len(done) - done_now,
-        shards_done_now=done_now,
+        shards_done_before=len(done) - len(todo),
+        shards_done_now=len(todo),
+        items_done_now=sum(len(plan.rows(shard)) for shard in todo),
         seconds=seconds,
         counters=dict(sorted(counters.items())),
         failures=tuple(failure for record in done for failure in record.failures),

@@ -60,15 +60,42 @@ def create_store(
         shard_rows: Items per shard, the unit that a task writes.
         attributes: JSON attributes of the group, for readers with plain zarr.
     """
+    making = _make_empty(path, specs, num_rows, shard_rows, attributes)
+    if path.exists():
+        shutil.rmtree(path)
+    making.rename(path)
+
+
+def restore_metadata(
+    path: Path,
+    specs: tuple[ArraySpec, ...],
+    num_rows: int,
+    shard_rows: int,
+    attributes: dict[str, Any],
+) -> None:
+    """Write a store's zarr.json files anew, as `create_store` did, and leave its data alone."""
+    making = _make_empty(path, specs, num_rows, shard_rows, attributes)
+    for file in metadata_hashes(making):
+        (path / file).parent.mkdir(exist_ok=True)
+        (making / file).replace(path / file)
+    shutil.rmtree(making)
+
+
+def _make_empty(
+    path: Path,
+    specs: tuple[ArraySpec, ...],
+    num_rows: int,
+    shard_rows: int,
+    attributes: dict[str, Any],
+) -> Path:
     making = path.with_name(path.name + ".making")
-    for old in (making, path):
-        if old.exists():
-            shutil.rmtree(old)
+    if making.exists():
+        shutil.rmtree(making)
     making.parent.mkdir(parents=True, exist_ok=True)
     group = zarr.open_group(making, mode="w-", zarr_format=3, attributes=attributes)
     for spec in specs:
         _create_array(group, spec, num_rows, shard_rows)
-    making.rename(path)
+    return making
 
 
 def _create_array(group: zarr.Group, spec: ArraySpec, num_rows: int, shard_rows: int) -> None:
@@ -165,16 +192,11 @@ def write_shard(
             f"{path}: expected columns {sorted(spec.name for spec in specs)}, got {sorted(columns)}"
         )
     delete_shard(path, specs, shard)
-    # A missing chunk must mean "not written", never "all equal to the fill value"; zarr does not
-    # keep this setting with the array.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        group = zarr.open_group(path, mode="r+", zarr_format=3)
-        arrays = {spec.name: group[spec.name] for spec in specs}
+    arrays = {spec.name: _open_for_writing(path, spec.name) for spec in specs}
     for spec in specs:
         # Filters of zarr before 3.3 store F-ordered arrays transposed.
         values = np.ascontiguousarray(columns[spec.name], dtype=spec.dtype)
         array = arrays[spec.name]
-        assert isinstance(array, zarr.Array)
         if spec.payload:
             _write_payload(array, shard, values)
             continue
@@ -184,6 +206,23 @@ def write_shard(
                 f"got {values.shape}"
             )
         array[rows.start : rows.stop] = values
+
+
+def _open_for_writing(path: Path, name: str) -> zarr.Array[Any]:
+    # A missing chunk must mean "not written", never "all equal to the fill value"; zarr does not
+    # keep this setting with the array, and its global switch is shared by all threads.
+    array = zarr.open_array(path / name, mode="r+", zarr_format=3)
+    return array.with_config({"write_empty_chunks": True})
+
+
+def metadata_hashes(path: Path) -> dict[str, str]:
+    """Hash the zarr.json of a store's group and arrays, by path relative to the store."""
+    files = sorted([path / "zarr.json", *path.glob("*/zarr.json")])
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if file.exists()
+    }
 
 
 def _write_payload(array: zarr.Array[Any], shard: int, values: npt.NDArray[Any]) -> None:

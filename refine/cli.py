@@ -9,19 +9,23 @@ from pipeline.commands import (
     CONTEXT,
     Settings,
     finish_stage,
+    force_to_replace,
     locked,
-    make_engine,
     print_plan,
     stage_options,
     verb,
 )
+from pipeline.engines import Engine
 from refine.stage import RefineConfig, plan_refinement, with_strategy
 from refine.stage import refine_labels as refine_labels_stage
 from refine.strategies import STRATEGIES
 
 
 @click.command(context_settings=CONTEXT)
-@click.option("--round", "number", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--round", "number", type=click.IntRange(min=1), default=1, show_default=True,
+    help="The round whose teacher has predicted.",
+)  # fmt: skip
 @click.option(
     "--strategy",
     type=click.Choice(list(STRATEGIES)),
@@ -48,16 +52,22 @@ def refine_labels(
 
     Example: refine-labels --strategy cpi --round 1
     """
-    section = Settings(config, run_dir, overrides).section("refine", RefineConfig)
+    settings = Settings(config, run_dir, overrides)
+    run_dir, section = settings.run_dir, settings.section("refine", RefineConfig)
     if strategy is not None:
         section = with_strategy(section, strategy)
     if dry_run:
-        return print_plan(plan_refinement(section, run_dir, number), limit)
-    engine = make_engine(workers, cluster)
+        plan = plan_refinement(section, run_dir, number)
+        return print_plan(plan, limit, f"refine-labels --round {number}")
     summary, quality = locked(
         run_dir,
         lambda: refine_labels_stage(
-            section, run_dir, number, engine=engine, limit=limit, force=force
+            section,
+            run_dir,
+            number,
+            engine=Engine(workers=workers, cluster=cluster),
+            limit=limit,
+            replace=force_to_replace(force),
         ),
     )
     return finish_stage(summary, quality_facts(quality))

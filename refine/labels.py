@@ -135,7 +135,13 @@ class LabelReader:
         group = open_store(self.path)
         arrays: dict[str, Any] = dict(group.arrays())
         names = arrays.keys() - {"mask", "weight"}
-        self._scalars = {name: arrays[name][:] for name in names}
+        try:
+            self._scalars = {name: arrays[name][:] for name in names}
+        except (ValueError, RuntimeError, OSError) as error:
+            raise StoreError(
+                f"{self.path}: cannot be read ({' '.join(str(error).split())}); "
+                f"run 'inspect-shards verify {self.path}'"
+            ) from error
         names_of_codes: Any = group.attrs["strategies"]
         self._strategies = tuple(names_of_codes)
         self._arrays = arrays

@@ -12,12 +12,12 @@ import numpy as np
 from pipeline.candidates import CandidateReader, no_candidates
 from pipeline.cells import Cells
 from pipeline.engines import Engine
-from pipeline.errors import ConfigError, ItemError
+from pipeline.errors import ConfigError, ItemError, StoreError
 from pipeline.images import canvas_size
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import FailedItem, Plan, require_rows, stored_plan, write_json
-from pipeline.runner import ShardResult, StageSummary, run_stage
+from pipeline.runner import Replace, ShardResult, StageSummary, run_stage, shards_of
 from refine.evidence import ImageEvidence, expected_iou, gather, gather_image
 from refine.labels import (
     STRATEGY_NAMES,
@@ -61,7 +61,8 @@ class RefineConfig:
     shard_size: int = 256
     """Expressions per shard and task."""
     measure: bool = True
-    """Compare labels with the truth where the data set knows it; never changes a label."""
+    """Compare labels with the truth where the data set knows it; changes no label, but
+    `quality.json`, so that it is part of the fingerprint."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
@@ -118,6 +119,8 @@ class RefineWork:
                     if not teacher["valid"][row]:
                         raise ItemError("the teacher could not predict it; see its failures")
                     sums.update(self._refine_row(columns, row, evidence, teacher["logit"][row]))
+                except StoreError:
+                    raise
                 except ValueError as error:
                     expression = int(columns["expression"][row])
                     item = self._manifest.describe_expression(expression)
@@ -132,7 +135,6 @@ class RefineWork:
         evidence = gather(image, sigmoid(logit_HW), logit_HW > 0)
         refined = refine(evidence, self._chain)
         expected = expected_iou(evidence.prob_HW, refined.mask_HW)
-        encode_label(columns, row, refined, expected)
         sums = label_sums(evidence, refined, expected)
         if self.config.measure:
             expression = int(columns["expression"][row])
@@ -140,6 +142,7 @@ class RefineWork:
             truth_HW = self._manifest.truth(object_row, self.canvas)
             if truth_HW is not None:
                 sums |= truth_sums(evidence, refined, truth_HW)
+        encode_label(columns, row, refined, expected)  # last: a row that fails keeps no label
         return sums
 
     def _cells_of(self, image: int) -> Cells:
@@ -193,6 +196,7 @@ def plan_refinement(config: RefineConfig, run_dir: Path, number: int) -> Plan:
             "algorithm_version": ALGORITHM_VERSION,
             "canvas": canvas,
             "chain": config.parsed_chain(),
+            "measure": config.measure,
             "inputs": {
                 "manifest": load_manifest(paths.manifest).fingerprint,
                 "candidates": candidates["fingerprint"],
@@ -210,7 +214,7 @@ def refine_labels(
     *,
     engine: Engine | None = None,
     limit: int | None = None,
-    force: bool = False,
+    replace: Replace = "never",
 ) -> tuple[StageSummary, dict[str, Any]]:
     """Refine a round's labels and write `labels.zarr` and `quality.json`.
 
@@ -220,7 +224,7 @@ def refine_labels(
         number: The round, from 1.
         engine: Where to run.
         limit: Only the shards with the first `limit` expressions.
-        force: Replace labels that were made otherwise.
+        replace: Whether to make labels anew that are there.
 
     Returns:
         What was run, and the figures of `quality.json`.
@@ -230,16 +234,24 @@ def refine_labels(
     """
     paths = RunPaths(run_dir)
     plan = plan_refinement(config, run_dir, number)
-    rows = None if limit is None else range(min(plan.num_items, _whole_shards(limit, plan)))
+    last = plan.num_shards if limit is None else shards_of(plan, limit)
+    rows = range(min(plan.num_items, last * plan.shard_size))
     require_rows(paths.teacher(number), f"predict-teacher --round {number}", rows)
-    if limit is None:
-        require_rows(paths.candidates, "sam-candidates")
+    require_rows(paths.candidates, "sam-candidates", _candidate_rows(run_dir, rows))
     work = RefineWork(run_dir=run_dir, number=number, canvas=plan.decides["canvas"], config=config)
-    summary = run_stage(plan, work, engine=engine, limit=limit, force=force, made_by=VERB)
+    summary = run_stage(
+        plan, work, engine=engine, limit=limit, replace=replace, made_by=f"{VERB} --round {number}"
+    )
     quality = report(summary.counters)
     write_json(paths.quality(number), {"round": number, "chain": config.chain, **quality})
     return summary, quality
 
 
-def _whole_shards(limit: int, plan: Plan) -> int:
-    return -(-limit // plan.shard_size) * plan.shard_size
+def _candidate_rows(run_dir: Path, rows: range) -> range:
+    """Give the rows of `candidates.zarr` up to the last image that the expressions belong to."""
+    manifest = load_manifest(RunPaths(run_dir).manifest)
+    expressions = manifest.expressions_of("train", labelled=False)[: rows.stop]
+    if not len(expressions):
+        return range(0)
+    image = manifest.expression_image[expressions[-1]]
+    return range(int(np.searchsorted(manifest.images_of("train"), image)) + 1)

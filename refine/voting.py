@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.cells import BoolArray, mask_of_cells
-from refine.evidence import CountArray, Evidence, prob_per_cell
+from refine.evidence import CountArray, Evidence, expected_iou, prob_per_cell
 from refine.refined import Refined, check_share, union_of
 
 
@@ -31,21 +31,21 @@ class BestUnionConfig:
     """The union is taken when its expected IoU is above this, in [0, 1]."""
     max_parts: int = 8
     """Candidates in the union at most."""
-    min_gain: float = 0.005
+    min_step: float = 0.005
     """What a further candidate must add to the expected IoU."""
 
     def __post_init__(self) -> None:
         check_share("min_expected_iou", self.min_expected_iou)
-        if self.max_parts < 1 or self.min_gain < 0:
-            raise ValueError("expected max_parts of at least 1 and min_gain of at least 0")
+        if self.max_parts < 1 or self.min_step < 0:
+            raise ValueError("expected max_parts of at least 1 and min_step of at least 0")
 
 
 def vote(evidence: Evidence, config: VoteConfig) -> Refined | None:
     """Let every cell be foreground or background as a whole; cell 0 stays as the teacher has it.
 
     The candidates' edges replace the teacher's blurry ones wherever there is an edge, and no
-    candidate has to match the label as a whole. `score` is the expected IoU of the result, with the
-    probability averaged per cell. No answer for an image without candidates.
+    candidate has to match the label as a whole. `score` is the expected IoU of the result. No
+    answer for an image without candidates, or where nothing would be foreground.
     """
     cells = evidence.image.cells
     if cells.num_candidates == 0:
@@ -55,9 +55,9 @@ def vote(evidence: Evidence, config: VoteConfig) -> Refined | None:
     chosen_C = mean_C > config.min_prob
     chosen_C[0] = False
     mask_HW = mask_of_cells(cells, chosen_C) | (evidence.label_HW & (cells.cells == 0))
-    inside = float(prob_C[chosen_C].sum())
-    union = float(size_C[chosen_C].sum() + prob_C[~chosen_C].sum())
-    score = inside / union if union > 0 else 0.0
+    if not mask_HW.any():
+        return None
+    score = expected_iou(evidence.prob_HW, mask_HW)
     return Refined(mask_HW=mask_HW, weight_HW=None, source="vote", score=score, num_chosen=0)
 
 
@@ -75,7 +75,7 @@ def best_union(evidence: Evidence, config: BestUnionConfig) -> Refined | None:
     for _ in range(min(config.max_parts, num_candidates)):
         gains_N = _expected_iou_with(membership_NC, prob_C, evidence.image.size_C, taken_C)
         candidate = int(gains_N.argmax())
-        if not gains_N[candidate] > best + config.min_gain:
+        if not gains_N[candidate] > best + config.min_step:
             break
         best = float(gains_N[candidate])
         chosen_N[candidate] = True

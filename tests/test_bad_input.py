@@ -47,6 +47,7 @@ def hostile_data(tmp_path_factory):
     (root / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (root / "text.jpg").write_text("not an image")
     lines += [line(name) for name in ("empty.jpg", "cut.jpg", "text.jpg", "absent.jpg")]
+    (root / "cut2.jpg").write_bytes(whole[: len(whole) // 3])
     lines += [
         line("good1.jpg", id="wordless", expressions=[""]),
         line("good1.jpg", id="long", expressions=["word " * 5000]),
@@ -54,6 +55,7 @@ def hostile_data(tmp_path_factory):
         line("good2.jpg", id="flat", segmentation=[[1, 1, 5, 1, 9, 1]]),
         '{"image": "good3.jpg", "expressions": ["broken line"',
     ]
+    lines.append(line("cut2.jpg"))
     (root / "data.jsonl").write_text("\n".join(lines) + "\n")
     return root
 
@@ -63,7 +65,7 @@ def outcome(hostile_data, small_config, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("hostile-run")
     data = (
         f"{{reader: jsonl, annotations: '{hostile_data}/data.jsonl', "
-        "labelled: {ids: [good0.jpg, good1.jpg]}}"
+        "labelled: {ids: [good0.jpg, good1.jpg, cut2.jpg]}}"
     )
     config = small_config.read_text()
     start, stop = config.index("data:"), config.index("candidates:")
@@ -129,9 +131,10 @@ def test_a_truncated_image_fails_in_the_stages_that_decode_it(outcome):
         for path in sorted((run_dir / "candidates.stage" / "done").glob("*.json"))
     ]
     failures = [failure for entry in record for failure in entry["failures"]]
-    assert [failure["item"] for failure in failures] == ["cut.jpg"]
+    assert [failure["item"] for failure in failures] == ["cut.jpg", "cut2.jpg"]
     assert "truncated" in failures[0]["reason"]
     assert "failed: cut.jpg" in result.stderr
     quality = json.loads((run_dir / "round-1" / "quality.json").read_text())
     assert quality["failed"] == 1
     assert "failed: cut.jpg: 'left thing'" in result.stderr
+    assert "failed: cut2.jpg: left out of training:" in result.stderr

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +13,12 @@ import zarr
 from conftest import file_hashes
 from PIL import Image
 
+from refine.strategies import STRATEGIES
+
 ROUNDS = (1, 2)
+FLOORS = ("pipeline", "refine", "train")
+KILLS = (7.0, 9.0, 12.0, 15.0, 19.0, 24.0, 30.0, 40.0)
+"""Seconds after which an attempt is killed; each comes further than the one before."""
 
 
 def run(small_config, run_dir, *arguments, timeout=240, kill_after=None):
@@ -104,21 +108,55 @@ def test_sigkill_anywhere_and_starting_again_gives_the_same_bytes(
     finished_run, small_config, tmp_path
 ):
     whole, _ = finished_run
-    rng = np.random.default_rng(int.from_bytes(os.urandom(4)))
-    moments = []
-    started = time.monotonic()
-    for _ in range(60):  # each attempt lives some seconds, until one comes to the end
-        moments.append(float(rng.uniform(5, 9)) * (1 + len(moments) / 4))
-        code, _, err = run(small_config, tmp_path / "killed", kill_after=moments[-1])
-        if code != -signal.SIGKILL:
-            assert code == 0, err
+    survived = 0
+    for seconds in KILLS:
+        code, _, err = run(small_config, tmp_path / "killed", kill_after=seconds)
+        if code == 0:
             break
-        if time.monotonic() - started > 120:
-            code, _, err = run(small_config, tmp_path / "killed")
-            assert code == 0, err
+        assert code == -signal.SIGKILL, err
+        survived += 1
+    else:
+        code, _, err = run(small_config, tmp_path / "killed")
+        assert code == 0, err
+    assert survived, "the job ended before the first kill"
+    assert file_hashes(tmp_path / "killed") == file_hashes(whole)
+
+
+@pytest.mark.parametrize("after", ["write_done", "write_json", "atomic_write"])
+def test_the_end_of_the_process_after_any_write_costs_nothing(
+    finished_run, small_config, tmp_path, monkeypatch, after
+):
+    """Die after every 4th write of a kind, everywhere in the job, and start again."""
+    from pipeline import records
+    from pipeline.commands import Settings
+    from train.cli import job_config
+    from train.rounds import run_rounds
+
+    real, written = getattr(records, after), []
+
+    class EndOfProcessError(BaseException):
+        pass
+
+    def write_then_die(*arguments):
+        real(*arguments)
+        written.append(arguments[0])
+        if len(written) % 4 == 0:
+            raise EndOfProcessError
+
+    for name in sorted(sys.modules):
+        module = sys.modules[name]
+        if name.split(".")[0] in FLOORS and getattr(module, after, None) is real:
+            monkeypatch.setattr(module, after, write_then_die)
+    job = job_config(Settings(small_config, tmp_path, ()))
+    deaths = 0
+    while deaths < 60:
+        try:
+            run_rounds(job, tmp_path, say=lambda _: None)
             break
-    assert len(moments) > 1, "the job ended before the first kill"
-    assert file_hashes(tmp_path / "killed") == file_hashes(whole), f"killed after {moments} s"
+        except EndOfProcessError:
+            deaths += 1
+    assert deaths > 1
+    assert file_hashes(tmp_path) == file_hashes(finished_run[0])
 
 
 @pytest.mark.dask
@@ -161,14 +199,14 @@ def test_another_strategy_is_refused_then_forced(finished_run, small_config, tmp
     assert set(quality["sources"]) <= {"iom", "pwa"}
 
 
-@pytest.mark.parametrize("strategy", ["none", "iom", "cpi", "cpi-u", "cpi-o", "pwa"])
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_every_strategy_runs_on_the_same_stores(finished_run, strategy, tmp_path):
     from refine.stage import RefineConfig, refine_labels, with_strategy
 
     run_dir = tmp_path / "copy"
     shutil.copytree(finished_run[0], run_dir)
     config = with_strategy(RefineConfig(), strategy)
-    summary, quality = refine_labels(config, run_dir, 1, force=True)
+    summary, quality = refine_labels(config, run_dir, 1, replace="always")
     assert summary.complete
     assert quality["labels"] == sum(quality["sources"].values())
     assert quality["helped"] + quality["hurt"] + quality["unchanged"] == quality["truths"]

@@ -7,7 +7,6 @@ step-00000400/
     done                 sha256 of checkpoint.json, written last
 """
 
-import hashlib
 import json
 import os
 import pickle
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pipeline.columns import file_sha256
 from pipeline.errors import StoreError
 
 FORMAT = 1
@@ -46,12 +46,6 @@ class Checkpoint:
     """JSON values to be read without torch: config, round, metrics."""
 
 
-def sha256_of(path: Path) -> str:
-    """Give the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -70,7 +64,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
         save_file(plain, folder / f"{name}.safetensors")
     torch.save(dict(checkpoint.state), folder / _STATE)
-    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
     about = {"format": FORMAT, "step": checkpoint.step, "files": files}
     _write_json(folder / _ABOUT, {**about, "about": dict(checkpoint.about)})
     for path in folder.iterdir():
@@ -113,7 +107,7 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int | None = No
     new.rename(folder)
     _sync(root)
     marker = folder / f".{_DONE}"
-    marker.write_text(sha256_of(folder / _ABOUT) + "\n", encoding="utf-8")
+    marker.write_text(file_sha256(folder / _ABOUT) + "\n", encoding="utf-8")
     _sync(marker)
     marker.rename(folder / _DONE)
     _sync(folder)
@@ -152,7 +146,7 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """
     try:
         expected = (folder / _DONE).read_text(encoding="utf-8").strip()
-        found = sha256_of(folder / _ABOUT)
+        found = file_sha256(folder / _ABOUT)
     except OSError as error:
         raise StoreError(
             f"{folder}: not a complete checkpoint, {error.filename} is missing"
@@ -164,7 +158,7 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
         raise StoreError(f"{folder}: checkpoint format {FORMAT} expected, found {about['format']}")
     for name, expected in about["files"].items():
         path = folder / name
-        found = sha256_of(path) if path.exists() else "no file"
+        found = file_sha256(path) if path.exists() else "no file"
         if found != expected:
             raise StoreError(f"{path}: sha256 {expected} expected, found {found}")
     return about

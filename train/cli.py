@@ -9,8 +9,8 @@ from pipeline.commands import (
     CONTEXT,
     Settings,
     finish_stage,
+    force_to_replace,
     locked,
-    make_engine,
     print_facts,
     print_plan,
     print_table,
@@ -19,13 +19,15 @@ from pipeline.commands import (
     stage_options,
     verb,
 )
+from pipeline.engines import Engine
 from pipeline.manifest import SPLITS
+from pipeline.records import FailedItem
 
 ROUND = click.option(
     "--round", "number", type=click.IntRange(min=0), default=1, show_default=True,
     help="The round; 0 is the burn-in on labelled data alone.",
 )  # fmt: skip
-FORCE = click.option("--force", is_flag=True, help="Replace what was made with another config.")
+FORCE = click.option("--force", is_flag=True, help="Train anew, whatever is there.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Check config and inputs; write nothing.")
 
 
@@ -52,14 +54,20 @@ def predict_teacher(
     from train import predict
     from train.config import TeacherConfig
 
-    section = Settings(config, run_dir, overrides).section("teacher", TeacherConfig)
+    settings = Settings(config, run_dir, overrides)
+    run_dir, section = settings.run_dir, settings.section("teacher", TeacherConfig)
     if dry_run:
-        return print_plan(predict.plan_teacher(section, run_dir, number)[0], limit)
-    engine = make_engine(workers, cluster)
+        plan = predict.plan_teacher(section, run_dir, number)[0]
+        return print_plan(plan, limit, f"predict-teacher --round {number}")
     summary = locked(
         run_dir,
         lambda: predict.predict_teacher(
-            section, run_dir, number, engine=engine, limit=limit, force=force
+            section,
+            run_dir,
+            number,
+            engine=Engine(workers=workers, cluster=cluster),
+            limit=limit,
+            replace=force_to_replace(force),
         ),
     )
     return finish_stage(summary)
@@ -91,14 +99,17 @@ def train_student(
     from train import student
     from train.config import TrainConfig
 
-    section = Settings(config, run_dir, overrides).section("train", TrainConfig)
+    settings = Settings(config, run_dir, overrides)
+    run_dir, section = settings.run_dir, settings.section("train", TrainConfig)
     if dry_run:
         plan = student.student_plan(section, run_dir, number, limit)
         click.echo(f"train-{number}: {student.phase_of(section, number).steps} steps, {plan}")
         return 0
     summary = locked(
         run_dir,
-        lambda: student.train_student(section, run_dir, number, limit=limit, force=force),
+        lambda: student.train_student(
+            section, run_dir, number, limit=limit, replace=force_to_replace(force)
+        ),
     )
     print_facts(
         f"train-{number}",
@@ -111,12 +122,15 @@ def train_student(
             "last loss": summary.final_loss,
         },
     )
-    return 0
+    return report_failures(summary.failures)
 
 
 @click.command(context_settings=CONTEXT)
 @ROUND
-@click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True)
+@click.option(
+    "--split", type=click.Choice(SPLITS), default="val", show_default=True,
+    help="Which sentences; their objects' masks must be known.",
+)  # fmt: skip
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="The first N expressions only."
 )
@@ -141,7 +155,8 @@ def evaluate_student(
     from train.config import EvaluateConfig
     from train.trained import read_trained
 
-    section = Settings(config, run_dir, overrides).section("evaluate", EvaluateConfig)
+    settings = Settings(config, run_dir, overrides)
+    run_dir, section = settings.run_dir, settings.section("evaluate", EvaluateConfig)
     if dry_run:
         trained = read_trained(
             run_dir / f"round-{number}" / "student", f"train-student --round {number}"
@@ -153,7 +168,7 @@ def evaluate_student(
         lambda: evaluate.evaluate_student(section, run_dir, number, split, limit=limit),
     )
     print_table(f"round {number}, {split}, {result['sentences']} sentences", *metric_table(result))
-    return 3 if result["failed"] else 0
+    return report_failures(tuple(FailedItem(**failure) for failure in result["failed"]))
 
 
 def metric_table(result: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
@@ -177,6 +192,9 @@ def metric_table(result: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     help="Local processes for the sharded stages; results do not depend on it.",
 )  # fmt: skip
 @click.option("--cluster", metavar="ADDRESS", help="Run the sharded stages on this Dask scheduler.")
+@click.option(
+    "--force", is_flag=True, help="Make anew what another config made, and keep the rest."
+)
 @DRY_RUN
 @run_options
 @verb
@@ -188,6 +206,7 @@ def run_rounds(
     workers: int,
     cluster: str | None,
     dry_run: bool,
+    force: bool,
 ) -> int:
     """Run the whole job: data, candidates, burn-in, then teacher, refine, train, evaluate.
 
@@ -197,15 +216,19 @@ def run_rounds(
     """
     from train import rounds
 
-    job = job_config(Settings(config, run_dir, overrides))
+    settings = Settings(config, run_dir, overrides)
+    run_dir, job = settings.run_dir, job_config(settings)
     if dry_run:
         click.echo(f"{config}: valid; {job.rounds.rounds} rounds -> {run_dir}")
         return 0
-    engine = make_engine(workers, cluster)
     summary = locked(
         run_dir,
         lambda: rounds.run_rounds(
-            job, run_dir, engine=engine, say=lambda line: click.echo(f"== {line}", err=True)
+            job,
+            run_dir,
+            engine=Engine(workers=workers, cluster=cluster),
+            replace="differing" if force else "never",
+            say=lambda line: click.echo(f"== {line}", err=True),
         ),
     )
     for split in summary.rows[-1]["metrics"]:

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pipeline.manifest import SPLITS
 from train.augment import AugmentConfig
-from train.networks import NETWORKS
+from train.networks import NETWORKS, lavt_config
 
 OptionValue = int | float | bool | tuple[int, ...] | None
 
@@ -29,6 +30,11 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if self.name not in NETWORKS:
             raise ValueError(f"name: unknown {self.name!r}; known are {', '.join(NETWORKS)}")
+        positions = lavt_config(self.size, self.options).text_positions
+        if not 3 <= self.max_tokens <= positions:
+            raise ValueError(
+                f"max_tokens: expected 3 to {positions} (text_positions), found {self.max_tokens}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,10 @@ class PhaseConfig:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: expected more than 0, found {self.learning_rate}")
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(
+                f"warmup_steps: expected 0 to {self.steps - 1}, found {self.warmup_steps}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +114,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: expected a number in [0, 1), found {self.ema_decay}")
-        if self.save_every < 1 or self.keep_checkpoints < 1:
-            raise ValueError("save_every and keep_checkpoints: expected at least 1")
+        for name, least in (("save_every", 1), ("keep_checkpoints", 1), ("loader_workers", 0),
+                            ("cache_bytes", 0), ("seed", 0), ("weight_decay", 0), ("dice", 0),
+                            ("labelled_weight", 0), ("unlabelled_weight", 0)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, found {getattr(self, name)}")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ValueError(f"num_threads: expected at least 1, found {self.num_threads}")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm: expected more than 0, found {self.max_grad_norm}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +154,14 @@ class EvaluateConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs."""
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, found {self.batch_size}")
+        for split in (*self.splits, *self.final_splits):
+            if split not in SPLITS:
+                known = ", ".join(SPLITS)
+                raise ValueError(f"splits: unknown {split!r}; known are {known}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundsConfig:
@@ -148,5 +173,5 @@ class RoundsConfig:
     """Expressions on the contact sheet that ends a run."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ValueError(f"rounds: expected at least 1, found {self.rounds}")
+        if self.rounds < 1 or self.sheet_rows < 1:
+            raise ValueError("rounds and sheet_rows: expected at least 1")

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.errors import StoreError
+from pipeline.errors import ItemError, StoreError
 from pipeline.images import read_image
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
+from pipeline.records import FailedItem
 from refine.labels import NO_LABEL, LabelReader
 from refine.strategies import ALWAYS_ANSWER
 from train import augment
@@ -62,46 +63,78 @@ class SampleIndex:
     refined: npt.NDArray[np.int64]
     """(m,) rows of the round's labels.zarr that hold a label; empty in round 0."""
 
+    def first(self, count: int, *, stream: int) -> "SampleIndex":
+        """Keep the first `count` samples of one stream, for trials."""
+        if stream == LABELLED:
+            return replace(self, labelled=self.labelled[:count])
+        return replace(self, refined=self.refined[:count])
+
     @property
     def counts(self) -> tuple[int, int]:
         """Samples per stream."""
         return len(self.labelled), len(self.refined)
 
 
-def build_index(manifest: Manifest, labels: Path | None) -> SampleIndex:
+def build_index(
+    manifest: Manifest, labels: Path | None
+) -> tuple[SampleIndex, tuple[FailedItem, ...]]:
     """List what a round may draw from.
+
+    Labelled images are few: each is decoded once here, so that a bad one is left out instead of
+    ending the training. Images with a refined label were decoded by the teacher.
 
     Args:
         manifest: The data set; only expressions of labelled images with a truth are used.
         labels: The round's labels.zarr; None for round 0.
 
+    Returns:
+        The index, and the labelled images that cannot be used.
+
     Raises:
-        StoreError: If nothing is labelled.
+        StoreError: If nothing is labelled, or there is no label.
     """
     rows = manifest.expressions_of("train", labelled=True)
     lengths = np.diff(manifest.object_rle.offsets)
-    labelled = rows[lengths[manifest.expression_object[rows]] > 0]
+    rows = rows[lengths[manifest.expression_object[rows]] > 0]
+    images = manifest.expression_image[rows]
+    bad: dict[int, FailedItem] = {}
+    for image in np.unique(images):
+        try:
+            read_image(manifest.image_file(int(image)), canvas=None, size=manifest.size_of(image))
+        except ItemError as error:
+            item = manifest.image_path[image]
+            bad[int(image)] = FailedItem(item=item, reason=f"left out of training: {error}")
+    labelled = rows[~np.isin(images, list(bad))]
     if not len(labelled):
-        raise StoreError("no labelled training expression with a mask; raise data.labelled")
+        raise StoreError(
+            f"expected labelled training expressions with masks, found none in {len(rows)} rows "
+            f"({len(bad)} images cannot be read); raise data.labelled"
+        )
     refined = np.zeros(0, np.int64)
     if labels is not None:
         refined = np.flatnonzero(LabelReader(labels).scalars()["source"] != NO_LABEL)
         if not len(refined):
-            raise StoreError(f"{labels}: holds no label; see its failures")
-    return SampleIndex(labelled=np.asarray(labelled, np.int64), refined=refined)
+            raise StoreError(
+                f"{labels}: holds no label: nothing is unlabelled, or all items failed"
+            )
+    index = SampleIndex(labelled=np.asarray(labelled, np.int64), refined=refined)
+    return index, tuple(bad.values())
 
 
 class RoundDataset(Dataset[SampleArrays]):
     """Samples of one round by their draw; picklable, opens files in the process that reads."""
 
     def __init__(
-        self, config: TrainConfig, run_dir: Path, number: int, side: int, vocabulary: Path
+        self,
+        config: TrainConfig,
+        run_dir: Path,
+        number: int,
+        *,
+        index: SampleIndex,
+        side: int,
+        vocabulary: Path,
     ) -> None:
-        self._config = config
-        self._run_dir = run_dir
-        self._number = number
-        self._side = side
-        self._vocabulary = vocabulary
+        self._arguments = (config, run_dir, number, index, side, vocabulary)
         self._open: _OpenRound | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -110,9 +143,7 @@ class RoundDataset(Dataset[SampleArrays]):
     def __getitem__(self, draw: Draw) -> SampleArrays:
         """Load one sample: image (3, S, S), label and weight (S, S), token ids and mask (L,)."""
         if self._open is None:
-            self._open = _OpenRound(
-                self._config, self._run_dir, self._number, self._side, self._vocabulary
-            )
+            self._open = _OpenRound(*self._arguments)
         return self._open.load(draw)
 
 
@@ -120,7 +151,13 @@ class _OpenRound:
     """Open stores, tokenizer and caches of one loading process."""
 
     def __init__(
-        self, config: TrainConfig, run_dir: Path, number: int, side: int, vocabulary: Path
+        self,
+        config: TrainConfig,
+        run_dir: Path,
+        number: int,
+        index: SampleIndex,
+        side: int,
+        vocabulary: Path,
     ) -> None:
         paths = RunPaths(run_dir)
         self._config = config
@@ -128,7 +165,7 @@ class _OpenRound:
         self._side = side
         self._manifest = load_manifest(paths.manifest)
         self._labels = LabelReader(paths.labels(number)) if number else None
-        self._index = build_index(self._manifest, paths.labels(number) if number else None)
+        self._index = index
         self._squares = SquareCache(self._manifest, side, config.cache_bytes)
         self._text: TextEncoder = load_text_encoder(vocabulary, config.network.max_tokens)
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.candidate_stage import resolve_device
+from pipeline.config import to_plain
+from pipeline.devices import resolve_device, use_threads
 from pipeline.errors import StoreError
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
-from pipeline.records import read_json, write_json
-from pipeline.threads import use_threads
+from pipeline.records import FailedItem, read_json, write_json
 from refine.upsample import upsample_align_corners
 from train import augment
 from train.config import EvaluateConfig
@@ -34,8 +34,8 @@ def evaluate_student(
 ) -> dict[str, Any]:
     """Evaluate the EMA teacher of a round and record it in `round-R/metrics.json`.
 
-    Results are kept per split, beside the sha256 of the weights that they belong to; asked for
-    again, they are read back.
+    Results are kept per split, beside the hashes of weights and data that they belong to; asked for
+    again, they are read back, unless an item failed.
 
     Args:
         config: Batch size and device.
@@ -46,7 +46,7 @@ def evaluate_student(
 
     Returns:
         Per protocol `overall_iou`, `mean_iou` and `precision_at`, fractions in [0, 1]; with
-        `sentences`, `failed`, `weights_sha256`.
+        `sentences`, `failed` items (item, reason) and the hashes of its `inputs`.
 
     Raises:
         StoreError: If the round is not trained or the split has no truth.
@@ -54,10 +54,11 @@ def evaluate_student(
     paths = RunPaths(run_dir)
     trained = read_trained(paths.student(number), f"train-student --round {number}")
     recorded = read_json(paths.metrics(number)) if paths.metrics(number).exists() else {}
-    found: dict[str, Any] | None = recorded.get(split)
-    if found is not None and found["weights_sha256"] == trained.weights_sha256 and limit is None:
-        return found
     manifest = load_manifest(paths.manifest)
+    inputs = {"weights": trained.weights_sha256, "manifest": manifest.fingerprint}
+    found: dict[str, Any] | None = recorded.get(split)
+    if limit is None and found is not None and found["inputs"] == inputs and not found["failed"]:
+        return found
     expressions = sentences_with_truth(manifest, split)[:limit]
     if not len(expressions):
         raise StoreError(f"split {split!r} has no expression with a truth; choose another")
@@ -70,12 +71,12 @@ def evaluate_student(
         side=trained.side,
         batch_size=config.batch_size,
     )
-    sums, failed = _measure(predictor, expressions, f"evaluate-{number} {split}")
+    sums, failures = _measure(predictor, expressions, f"evaluate-{number} {split}")
     result: dict[str, Any] = {name: _figures(sums[name]) for name in PROTOCOLS}
     result |= {
         "sentences": sums["image"].count,
-        "failed": failed,
-        "weights_sha256": trained.weights_sha256,
+        "failed": [to_plain(failure) for failure in failures],
+        "inputs": inputs,
     }
     if limit is None:
         write_json(paths.metrics(number), {**recorded, split: result})
@@ -91,12 +92,14 @@ def sentences_with_truth(manifest: Manifest, split: str) -> np.ndarray[Any, np.d
 
 def _measure(
     predictor: Predictor, expressions: np.ndarray[Any, np.dtype[np.int64]], name: str
-) -> tuple[dict[str, IoUSums], int]:
+) -> tuple[dict[str, IoUSums], list[FailedItem]]:
     sums = {protocol: IoUSums() for protocol in PROTOCOLS}
-    failed = 0
+    failed: list[FailedItem] = []
     with tqdm(total=len(expressions), desc=name, unit=" expressions", mininterval=0.5) as bar:
         for positions, margin_Bhw, failures in predictor.margins(expressions):
-            failed += len(failures)
+            for position, reason in failures.items():
+                item = predictor.manifest.describe_expression(int(expressions[position]))
+                failed.append(FailedItem(item=item, reason=reason))
             for position, margin_hw in zip(positions, margin_Bhw, strict=True):
                 row = int(predictor.manifest.expression_object[expressions[position]])
                 truth_HW = predictor.manifest.truth(row, None)

@@ -12,14 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from pipeline.candidate_stage import resolve_device
+from pipeline.devices import resolve_device, use_threads
 from pipeline.engines import Engine
 from pipeline.errors import ItemError, StoreError
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import FailedItem, Plan
-from pipeline.runner import ShardResult, StageSummary, run_stage
-from pipeline.threads import use_threads
+from pipeline.runner import Replace, ShardResult, StageSummary, run_stage
 from refine.teacher_store import encode_logits, teacher_arrays
 from train import augment
 from train.config import TeacherConfig
@@ -37,8 +36,6 @@ def _load(folder: Path, weights_sha256: str, device: str) -> tuple[Trained, nn.M
     trained = read_trained(folder, "train-student")
     if trained.weights_sha256 != weights_sha256:
         raise StoreError(f"{folder}: weights changed since this stage was planned; run it again")
-    if device == "cpu":
-        use_threads(1)  # the last bits depend on the number of threads
     network, text = load_trained(trained, device)
     return trained, network, text
 
@@ -107,9 +104,11 @@ class TeacherWork:
 
     def __call__(self, rows: range) -> ShardResult:
         """Give the columns of `teacher.zarr` for the given rows."""
+        use_threads(1)  # on a CPU the last bits depend on the number of threads
         paths = RunPaths(self.run_dir)
         student = paths.student(self.number - 1)
-        trained, network, text = _load(student, self.weights_sha256, self.device)
+        device = resolve_device(self.device)
+        trained, network, text = _load(student, self.weights_sha256, device)
         manifest = load_manifest(paths.manifest)
         expressions = manifest.expressions_of("train", labelled=False)[rows.start : rows.stop]
         columns: dict[str, npt.NDArray[Any]] = {
@@ -160,7 +159,6 @@ def plan_teacher(config: TeacherConfig, run_dir: Path, number: int) -> tuple[Pla
         decides={
             "algorithm_version": ALGORITHM_VERSION,
             "batch_size": config.batch_size,
-            "device": resolve_device(config.device),
             "inputs": {
                 "manifest": manifest.fingerprint,
                 "student": trained.fingerprint,
@@ -179,7 +177,7 @@ def predict_teacher(
     *,
     engine: Engine | None = None,
     limit: int | None = None,
-    force: bool = False,
+    replace: Replace = "never",
 ) -> StageSummary:
     """Write `round-R/teacher.zarr`, one row per unlabelled training expression.
 
@@ -189,7 +187,7 @@ def predict_teacher(
         number: The round R, from 1.
         engine: Where to run.
         limit: Only the shards with the first `limit` expressions.
-        force: Replace predictions that were made otherwise.
+        replace: Whether to make predictions anew that are there.
 
     Raises:
         StoreError: If the previous round is missing or the store was made otherwise.
@@ -200,13 +198,15 @@ def predict_teacher(
         number=number,
         weights_sha256=trained.weights_sha256,
         batch_size=config.batch_size,
-        device=resolve_device(config.device),
+        device=config.device,
     )
+    if engine is None or engine.cluster is None:
+        resolve_device(config.device)  # refuses before anything is replaced
     return run_stage(
         plan,
         work,
         engine=engine,
         limit=limit,
-        force=force,
+        replace=replace,
         made_by=f"predict-teacher --round {number}",
     )

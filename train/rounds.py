@@ -12,8 +12,9 @@ from pipeline.data_config import DataConfig
 from pipeline.engines import Engine
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
-from pipeline.prepare import prepare_data, read_failures
-from pipeline.records import FailedItem, read_json, write_json
+from pipeline.prepare import prepare_data, progress_bar, read_failures
+from pipeline.records import FailedItem, write_json
+from pipeline.runner import Replace
 from refine.contact_sheet import write_contact_sheet
 from refine.stage import RefineConfig, refine_labels
 from train.config import EvaluateConfig, RoundsConfig, TeacherConfig, TrainConfig
@@ -49,6 +50,7 @@ def run_rounds(
     run_dir: Path,
     *,
     engine: Engine | None = None,
+    replace: Replace = "never",
     say: Callable[[str], None] = click.echo,
 ) -> JobSummary:
     """Run data, candidates, burn-in and every round; skip what is done.
@@ -57,6 +59,7 @@ def run_rounds(
         config: All sections.
         run_dir: Run directory.
         engine: Where the stages run that are split into shards.
+        replace: Whether to make anew what another config made.
         say: Gets one line per step.
 
     Raises:
@@ -64,24 +67,35 @@ def run_rounds(
     """
     failures: list[FailedItem] = []
     say("data")
-    prepare_data(config.data, run_dir, workers=(engine or Engine()).workers)
+    workers = (engine or Engine()).workers
+    with progress_bar() as progress:
+        prepare_data(
+            config.data,
+            run_dir,
+            workers=workers,
+            force=replace != "never",
+            progress=progress,
+        )
     failures += read_failures(run_dir)[0]
     say("candidates")
-    failures += sam_candidates(config.candidates, run_dir, engine=engine).failures
+    stage: dict[str, Any] = {"engine": engine, "replace": replace}
+    failures += sam_candidates(config.candidates, run_dir, **stage).failures
     rows: list[dict[str, Any]] = []
     for number in range(config.rounds.rounds + 1):
         row: dict[str, Any] = {"round": number}
         if number:
             say(f"round {number}: teacher")
-            failures += predict_teacher(config.teacher, run_dir, number, engine=engine).failures
+            failures += predict_teacher(config.teacher, run_dir, number, **stage).failures
             say(f"round {number}: refine")
-            summary, quality = refine_labels(config.refine, run_dir, number, engine=engine)
+            summary, quality = refine_labels(config.refine, run_dir, number, **stage)
             failures += summary.failures
             row |= {"quality": quality}
         say(f"round {number}: train" if number else "round 0: burn-in on labelled data")
-        train_student(config.train, run_dir, number)
+        failures += train_student(config.train, run_dir, number, replace=replace).failures
         last = number == config.rounds.rounds
         row["metrics"] = _evaluate(config.evaluate, run_dir, number, last=last)
+        for result in row["metrics"].values():
+            failures += [FailedItem(**failure) for failure in result["failed"]]
         rows.append(row)
     sheet = _sheet(config, run_dir)
     write_json(run_dir / "summary.json", rows)
@@ -133,12 +147,6 @@ def summary_rows(rows: list[dict[str, Any]], split: str) -> list[list[Any]]:
             ]
         )
     return table
-
-
-def read_summary(run_dir: Path) -> list[dict[str, Any]]:
-    """Read what a finished job recorded."""
-    rows: list[dict[str, Any]] = read_json(run_dir / "summary.json")
-    return rows
 
 
 def _percent(value: float | None) -> str | None:

@@ -1,11 +1,15 @@
 """Shell: train one round: labelled data, and refined labels from round 1 on."""
 
 import csv
+import dataclasses
 import math
+import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +18,22 @@ import torch
 from safetensors.torch import save as save_tensors
 from tqdm import tqdm
 
-from pipeline.candidate_stage import resolve_device
+from pipeline.columns import file_sha256
 from pipeline.config import differences, fingerprint, to_plain
-from pipeline.errors import StoreError
+from pipeline.devices import resolve_device, use_threads
+from pipeline.errors import ConfigError, StoreError
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
-from pipeline.records import atomic_write, read_json, require_rows, stored_plan, write_json
-from pipeline.threads import use_threads
+from pipeline.records import (
+    FailedItem,
+    atomic_write,
+    read_json,
+    replacing,
+    require_rows,
+    stored_plan,
+    write_json,
+)
+from pipeline.runner import Replace
 from train.checkpoint import (
     Checkpoint,
     latest,
@@ -28,21 +41,28 @@ from train.checkpoint import (
     load_weights,
     load_weights_file,
     save_checkpoint,
-    sha256_of,
 )
 from train.config import PhaseConfig, TrainConfig
-from train.data import RoundDataset, StepSampler, build_index, make_loader
+from train.data import RoundDataset, SampleIndex, StepSampler, build_index, make_loader
 from train.ema import make_teacher
 from train.optim import make_optimizer
+from train.order import LABELLED, UNLABELLED
 from train.step import Parts, seed_of, train_step
 from train.text import VOCABULARY_FILE, build_vocabulary, load_text_encoder, save_vocabulary
-from train.trained import DESCRIPTION, WEIGHTS, build_network, read_trained, tokenizer_source
+from train.trained import (
+    DESCRIPTION,
+    WEIGHTS,
+    build_network,
+    is_finished,
+    read_trained,
+    tokenizer_source,
+)
 
 ALGORITHM_VERSION = 1
 """Raised whenever the same config and inputs would give other weights."""
 
 RUNNING = ("loader_workers", "cache_bytes", "save_every", "keep_checkpoints", "device")
-"""Fields of `TrainConfig` that do not change the result."""
+"""Fields of `TrainConfig` that do not change the result (`device` changes its last bits only)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +78,8 @@ class TrainSummary:
     final_loss: float | None
     labelled: int
     refined: int
+    failures: tuple[FailedItem, ...]
+    """Labelled images that cannot be read."""
 
 
 def phase_of(config: TrainConfig, number: int) -> PhaseConfig:
@@ -66,9 +88,15 @@ def phase_of(config: TrainConfig, number: int) -> PhaseConfig:
 
 
 def student_plan(
-    config: TrainConfig, run_dir: Path, number: int, limit: int | None
+    config: TrainConfig,
+    run_dir: Path,
+    number: int,
+    limit: int | None,
+    failures: tuple[FailedItem, ...] = (),
 ) -> dict[str, Any]:
     """List everything that decides a round's weights, as plain values.
+
+    `failures` are labelled images that cannot be read; a repaired image changes the plan.
 
     Raises:
         StoreError: If labels or the previous round are missing.
@@ -80,6 +108,8 @@ def student_plan(
         inputs["labels"] = labels["fingerprint"]
         previous = read_trained(paths.student(number - 1), f"train-student --round {number - 1}")
         inputs["previous_student"] = previous.fingerprint
+    if config.network.tokenizer is not None and config.network.tokenizer.is_file():
+        inputs["tokenizer"] = file_sha256(config.network.tokenizer)
     settings = to_plain(config)
     for name in RUNNING:
         del settings[name]
@@ -88,6 +118,7 @@ def student_plan(
         "algorithm_version": ALGORITHM_VERSION,
         "round": number,
         "limit": limit,
+        "left_out": [failure.item for failure in failures],
         "config": settings,
         "inputs": inputs,
     }
@@ -99,7 +130,7 @@ def train_student(
     number: int,
     *,
     limit: int | None = None,
-    force: bool = False,
+    replace: Replace = "never",
 ) -> TrainSummary:
     """Train a round's student and its EMA teacher, resuming where a training was stopped.
 
@@ -112,65 +143,90 @@ def train_student(
         run_dir: Run directory with manifest and, from round 1, labels and the previous round.
         number: The round; 0 is the burn-in on labelled data alone.
         limit: Use only the first `limit` refined labels (labelled expressions in round 0).
-        force: Discard a training that was configured otherwise.
+        replace: Whether to train anew where a training is there.
 
     Raises:
         StoreError: If inputs are missing or a training configured otherwise is in the way.
         SemiresError: If the loss is not finite; names the step.
     """
+    _refuse_several_processes()
     started = time.monotonic()
-    folder = RunPaths(run_dir).student(number)
-    if number and limit is None:
-        require_rows(RunPaths(run_dir).labels(number), f"refine-labels --round {number}")
-    plan = student_plan(config, run_dir, number, limit)
-    done = _prepare_folder(folder, plan, force=force)
-    index = build_index(
-        load_manifest(RunPaths(run_dir).manifest),
-        RunPaths(run_dir).labels(number) if number else None,
-    )
-    labelled, refined = index.counts
+    paths = RunPaths(run_dir)
+    folder = paths.student(number)
+    labels = paths.labels(number) if number else None
+    if labels is not None:
+        needed = None if limit is None else range(limit)
+        require_rows(labels, f"refine-labels --round {number}", needed)
+    index, failures = build_index(load_manifest(paths.manifest), labels)
+    plan = student_plan(config, run_dir, number, limit, failures)
     if limit is not None:
-        labelled, refined = (labelled, min(limit, refined)) if number else (min(limit, labelled), 0)
+        index = index.first(limit, stream=LABELLED if labels is None else UNLABELLED)
     summary = TrainSummary(
         number=number,
         steps=phase_of(config, number).steps,
         resumed_at=None,
         seconds=0.0,
-        already_done=done,
+        already_done=True,
         final_loss=None,
-        labelled=labelled,
-        refined=refined,
+        labelled=index.counts[0],
+        refined=index.counts[1],
+        failures=failures,
     )
-    if done:
+    if _is_done(folder, plan, replace):
         return summary
     use_threads(config.num_threads)
-    resumed_at, loss = _train(config, run_dir, number, plan, (labelled, refined))
-    return replace(
-        summary, resumed_at=resumed_at, final_loss=loss, seconds=time.monotonic() - started
+    with _begun(folder, plan):
+        resumed_at, loss = _train(config, run_dir, number, plan, index)
+    return dataclasses.replace(
+        summary,
+        already_done=False,
+        resumed_at=resumed_at,
+        final_loss=loss,
+        seconds=time.monotonic() - started,
     )
 
 
-def _prepare_folder(folder: Path, plan: dict[str, Any], *, force: bool) -> bool:
-    """Check that the folder is this plan's; tell whether its training is finished."""
+def _refuse_several_processes() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"train-student runs in one process so far, found WORLD_SIZE="
+            f"{os.environ['WORLD_SIZE']}; start it without torchrun"
+        )
+
+
+def _is_done(folder: Path, plan: dict[str, Any], replace: Replace) -> bool:
+    """Tell whether this training is finished and intact.
+
+    Raises:
+        StoreError: If another is in the way and may not be replaced.
+    """
     path = folder / "plan.json"
-    if path.exists():
-        found = read_json(path)
-        lines = differences(found, plan)
-        if lines and not force:
-            raise StoreError(
-                f"{folder}: trained otherwise ({'; '.join(lines[:5])}); go back to that, choose a "
-                f"new --run-dir, or add --force to replace it"
-            )
-        if not lines:
-            return (folder / DESCRIPTION).exists()
-    if folder.exists():
-        shutil.rmtree(folder)
-    write_json(path, plan)
-    return False
+    if not path.exists() or replace == "always":
+        return False
+    lines = differences(read_json(path), plan)
+    if lines and replace == "never":
+        raise StoreError(
+            f"{folder}: trained otherwise ({'; '.join(lines[:5])}); go back to that, choose a new "
+            f"--run-dir, or add --force to replace it"
+        )
+    return not lines and is_finished(folder)
+
+
+@contextmanager
+def _begun(folder: Path, plan: dict[str, Any]) -> Iterator[None]:
+    """Go on with an unfinished training of this plan, or put away what is there and start."""
+    path = folder / "plan.json"
+    unfinished = path.exists() and not (folder / DESCRIPTION).exists()
+    if unfinished and not differences(read_json(path), plan):
+        yield
+        return
+    with replacing((folder,), lambda: latest(folder / "checkpoints") is not None):
+        write_json(path, plan)
+        yield
 
 
 def _train(
-    config: TrainConfig, run_dir: Path, number: int, plan: dict[str, Any], counts: tuple[int, int]
+    config: TrainConfig, run_dir: Path, number: int, plan: dict[str, Any], index: SampleIndex
 ) -> tuple[int | None, float]:
     folder = RunPaths(run_dir).student(number)
     phase = phase_of(config, number)
@@ -180,13 +236,13 @@ def _train(
     found = latest(checkpoints)
     start = _restore(parts, found) if found is not None else 0
     _cut_log(folder / "log.csv", start)
-    dataset = RoundDataset(config, run_dir, number, side, source)
+    dataset = RoundDataset(config, run_dir, number, index=index, side=side, vocabulary=source)
     batch = (phase.labelled_batch, phase.unlabelled_batch if number else 0)
     sampler = StepSampler(
         seed=config.seed,
         number=number,
         steps=range(start, phase.steps),
-        counts=counts,
+        counts=index.counts,
         batch=batch,
     )
     loader = make_loader(dataset, sampler, config.loader_workers)
@@ -218,7 +274,7 @@ def _prepare_tokenizer(config: TrainConfig, run_dir: Path, number: int) -> tuple
     if config.network.tokenizer is None and not source.exists():
         if number:
             previous = RunPaths(run_dir).student(number - 1) / VOCABULARY_FILE
-            shutil.copyfile(previous, source)
+            atomic_write(source, previous.read_bytes())
         else:
             manifest = load_manifest(RunPaths(run_dir).manifest)
             save_vocabulary(build_vocabulary(_train_sentences(manifest)), folder)
@@ -257,7 +313,7 @@ def _cut_log(path: Path, steps: int) -> None:
     """Drop the lines of steps after the checkpoint, which are done again."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[: steps + 1] if steps else []), encoding="utf-8")
+        atomic_write(path, "".join(lines[: steps + 1] if steps else []).encode())
 
 
 def _save(parts: Parts, root: Path, step: int, number: int, keep: int) -> None:
@@ -294,10 +350,13 @@ def _finish(
         "network": config.network,
         "side": side,
         "stride_size": [int(shape[2]), int(shape[3])],
-        "weights_sha256": sha256_of(folder / WEIGHTS),
+        "files": {
+            name: file_sha256(folder / name)
+            for name in (WEIGHTS, VOCABULARY_FILE)
+            if (folder / name).exists()
+        },
         "parameters": int(np.sum([p.numel() for p in parts.teacher.parameters()])),
         "torch": torch.__version__,
     }
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     write_json(folder / DESCRIPTION, document)
-    if (folder / "checkpoints").exists():
-        shutil.rmtree(folder / "checkpoints")

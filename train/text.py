@@ -16,6 +16,7 @@ from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoTokenizer, BertTokenizer
 
 from pipeline.errors import ConfigError
+from pipeline.records import atomic_write
 
 MAX_TOKENS = 20
 """Tokens of a sentence, [CLS] and [SEP] included, as in LAVT and SemiRES."""
@@ -58,7 +59,7 @@ def build_vocabulary(sentences: Iterable[str]) -> tuple[str, ...]:
 def save_vocabulary(tokens: Sequence[str], folder: Path) -> Path:
     """Write `vocab.txt` into an existing folder and give its path."""
     path = folder / VOCABULARY_FILE
-    path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
+    atomic_write(path, "".join(f"{token}\n" for token in tokens).encode())
     return path
 
 

@@ -4,7 +4,7 @@ student/
     teacher.safetensors   EMA weights: what predicts, and what the next round starts from
     vocab.txt             the tokenizer, where it was built from the data
     log.csv               losses and learning rate
-    student.json          config, inputs, fingerprint, sha256; written last
+    student.json          config, inputs, fingerprint, sha256 of the files; written last
     checkpoints/          to resume from
 """
 
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.columns import file_sha256
 from pipeline.config import parse_config
-from pipeline.errors import StoreError
+from pipeline.errors import SemiresError, StoreError
 from pipeline.records import read_json
-from train.checkpoint import load_weights, load_weights_file, sha256_of
+from train.checkpoint import load_weights, load_weights_file
 from train.config import NetworkConfig
 from train.networks import NETWORKS
 from train.text import VOCABULARY_FILE, TextEncoder, load_text_encoder
@@ -34,7 +35,8 @@ class Trained:
     folder: Path
     fingerprint: str
     """Of everything that decided the weights."""
-    weights_sha256: str
+    files: dict[str, str]
+    """sha256 of the weights and, where it was built from the data, the vocabulary, by name."""
     network: NetworkConfig
     side: int
     """S, side of the network's square input, pixels."""
@@ -42,6 +44,11 @@ class Trained:
     """(h, w) of the logits."""
     plan: dict[str, Any]
     """What the fingerprint is of, as plain values."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """sha256 of the weights."""
+        return self.files[WEIGHTS]
 
 
 def build_network(config: NetworkConfig, vocab_size: int | None) -> nn.Module:
@@ -75,25 +82,48 @@ def read_trained(folder: Path, made_by: str) -> Trained:
         return Trained(
             folder=folder,
             fingerprint=document["fingerprint"],
-            weights_sha256=document["weights_sha256"],
+            files=dict(document["files"]),
             network=parse_config(NetworkConfig, document["network"], str(folder / DESCRIPTION)),
             side=document["side"],
             stride_size=(document["stride_size"][0], document["stride_size"][1]),
             plan=document["plan"],
         )
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise StoreError(f"{folder / DESCRIPTION}: damaged ({error}); run '{made_by}'") from error
+
+
+def check_files(trained: Trained) -> None:
+    """Compare the files of a training with their hashes.
+
+    Raises:
+        StoreError: If one is missing or damaged; names it and the command to run.
+    """
+    for name, expected in trained.files.items():
+        path = trained.folder / name
+        if not path.exists() or file_sha256(path) != expected:
+            number = trained.plan.get("round")
+            raise StoreError(
+                f"{path}: missing or damaged (sha256 differs); run 'train-student --round {number}'"
+            )
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether a training is finished and its files are intact."""
+    try:
+        check_files(read_trained(folder, ""))
+    except SemiresError:
+        return False
+    return True
 
 
 def load_trained(trained: Trained, device: str) -> tuple[nn.Module, TextEncoder]:
     """Build a trained network in eval mode, with its tokenizer.
 
     Raises:
-        StoreError: If the weights are missing, damaged or of another network.
+        StoreError: If a file is missing, damaged or of another network.
     """
+    check_files(trained)
     path = trained.folder / WEIGHTS
-    if not path.exists() or sha256_of(path) != trained.weights_sha256:
-        raise StoreError(f"{path}: missing or damaged (sha256 differs); train that round again")
     text = load_text_encoder(
         tokenizer_source(trained.network, trained.folder), trained.network.max_tokens
     )

@@ -61,8 +61,11 @@ class Source:
     """The objects in the order of the annotations."""
 
 
-Reader = Callable[[DataConfig, Path, int], Source]
-"""Opens the data set of a config, given a folder and processes for what has to be generated."""
+Progress = Callable[[str, int], None]
+"""Called after every item with what they are ("objects", "scenes") and the number so far."""
+
+Reader = Callable[[DataConfig, Path, int, Progress | None], Source]
+"""Opens the data set of a config, given folder, processes and progress of what is generated."""
 
 
 def texts(value: Any) -> tuple[str, ...]:

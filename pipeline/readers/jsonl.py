@@ -13,18 +13,21 @@ from typing import Any
 
 from pipeline.data_config import DataConfig
 from pipeline.errors import ItemError, ManifestError
-from pipeline.readers.base import Failure, Record, Source, texts
+from pipeline.readers.base import Failure, Progress, Record, Source, texts
 
 KEYS = ("image", "expressions", "expression", "segmentation", "split", "id", "category")
 
 
-def read_jsonl(config: DataConfig, _work: Path, _workers: int) -> Source:
+def read_jsonl(
+    config: DataConfig, _work: Path, _workers: int, _progress: Progress | None = None
+) -> Source:
     """Open a file of JSON lines; a malformed line is a failure, not the end.
 
     Args:
         config: `annotations` and, unless the images lie beside it, `images` are used.
         _work: Not used.
         _workers: Not used.
+        _progress: Not used.
 
     Raises:
         ManifestError: If the file cannot be opened.

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.data_config import DataConfig
 from pipeline.errors import ManifestError
-from pipeline.readers.base import Failure, Record, Source, read_json, texts
+from pipeline.readers.base import Failure, Progress, Record, Source, read_json, texts
 from pipeline.readers.pickles import read_plain_pickle
 
 
@@ -20,7 +20,9 @@ class Instances:
     categories: dict[int, str]
 
 
-def read_refer(config: DataConfig, _work: Path, _workers: int) -> Source:
+def read_refer(
+    config: DataConfig, _work: Path, _workers: int, _progress: Progress | None = None
+) -> Source:
     """Open a data set in REFER's format.
 
     The file name of an image comes from instances.json; `file_name` of a ref is not used, since
@@ -30,6 +32,7 @@ def read_refer(config: DataConfig, _work: Path, _workers: int) -> Source:
         config: `annotations`, `instances`, `images`, `sentence` and `image_pattern` are used.
         _work: Not used.
         _workers: Not used.
+        _progress: Not used.
 
     Returns:
         One record per ref, in the order of the refs.

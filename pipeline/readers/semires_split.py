@@ -11,11 +11,13 @@ from typing import Any
 from pipeline.data_config import DataConfig
 from pipeline.errors import ManifestError
 from pipeline.manifest import SPLITS
-from pipeline.readers.base import Failure, Record, Source, read_json, texts
+from pipeline.readers.base import Failure, Progress, Record, Source, read_json, texts
 from pipeline.readers.refer import Instances, image_facts, read_instances, read_refs
 
 
-def read_semires_split(config: DataConfig, _work: Path, _workers: int) -> Source:
+def read_semires_split(
+    config: DataConfig, _work: Path, _workers: int, _progress: Progress | None = None
+) -> Source:
     """Open a released split.
 
     Shapes are not in the file: with `refs` and `instances` they are looked up by ref_id, else
@@ -25,6 +27,7 @@ def read_semires_split(config: DataConfig, _work: Path, _workers: int) -> Source
         config: `annotations`, `images`, `image_pattern`, `refs` and `instances` are used.
         _work: Not used.
         _workers: Not used.
+        _progress: Not used.
 
     Returns:
         One record per ref, in the order of the splits and of the file.

@@ -30,6 +30,7 @@ def columns():
     return {
         "image_id": strings(["a", "b", "c"]),
         "image_path": strings(["a.jpg", "ünï/b.jpg", "c.jpg"]),
+        "image_sha256": strings(["0" * 64, "1" * 64, "2" * 64]),
         "image_size": np.array([[4, 8], [5, 5], [6, 7]], np.int32),
         "image_labelled": np.array([True, False, False]),
         "object_id": strings(["1", "2", "3", "4"]),

@@ -1,16 +1,18 @@
 """A data set becomes a manifest; one bad item is recorded and the run goes on."""
 
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.columns import file_sha256
 from pipeline.data_config import DataConfig, LabelledConfig
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.manifest import load_manifest
-from pipeline.prepare import prepare_data
+from pipeline.prepare import prepare_data, progress_bar
 from pipeline.segmentation import encode_mask
 from tests.pipeline.small_data import (
     PHOTOS,
@@ -297,6 +299,54 @@ def test_force_makes_other_scenes_and_keeps_the_same(run_dir):
     assert image.stat().st_mtime_ns != made
 
 
+@pytest.mark.parametrize("step", ["assemble", "make_manifest"])
+def test_scenes_stay_until_the_new_manifest_is_ready(run_dir, monkeypatch, step):
+    config = DataConfig(reader="scenes", scenes={"train": 2}, labelled=HALF)
+    first = prepare_data(config, run_dir)
+    pictures = {path: path.read_bytes() for path in (run_dir / "scenes").rglob("*.*")}
+
+    def break_off(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    other = dataclasses.replace(config, scenes_seed=7)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(f"pipeline.prepare.{step}", break_off)
+        prepare_data(other, run_dir, force=True)
+    assert {path: path.read_bytes() for path in pictures} == pictures
+    assert load_manifest(first.folder, verify=True).fingerprint == first.fingerprint
+    assert prepare_data(config, run_dir).reused
+    second = prepare_data(other, run_dir, force=True)
+    assert second.fingerprint != first.fingerprint
+    manifest = load_manifest(second.folder, verify=True)
+    assert manifest.image_root == run_dir / "scenes"
+    for row in range(manifest.num_images):
+        assert file_sha256(manifest.image_file(row)) == manifest.image_sha256[row]
+    assert sorted(path.name for path in run_dir.iterdir()) == ["manifest", "scenes"]
+
+
+def test_the_fingerprint_knows_the_contents_of_images(tmp_path, run_dir):
+    config = jsonl_config(tmp_path, train_and_val(tmp_path, 4, 1), labelled=HALF)
+    first = prepare_data(config, run_dir)
+    before = load_manifest(first.folder)
+    image = tmp_path / "images" / "2.png"
+    assert before.image_sha256[2] == hashlib.sha256(image.read_bytes()).hexdigest()
+    write_image(image, seed=99)
+    after = load_manifest(prepare_data(config, tmp_path / "other").folder)
+    assert after.size_of(2) == before.size_of(2)
+    assert after.fingerprint != before.fingerprint
+    changed = [a != b for a, b in zip(before.image_sha256, after.image_sha256, strict=True)]
+    assert changed == [False, False, True, False, False]
+
+
+def test_force_notices_that_an_image_was_replaced(tmp_path, run_dir):
+    config = jsonl_config(tmp_path, train_and_val(tmp_path, 4, 1), labelled=HALF)
+    first = prepare_data(config, run_dir)
+    write_image(tmp_path / "images" / "2.png", seed=99)
+    assert prepare_data(config, run_dir).reused
+    second = prepare_data(config, run_dir, force=True)
+    assert (second.reused, second.fingerprint != first.fingerprint) == (False, True)
+
+
 def test_another_annotation_file_is_refused_by_name(tmp_path, run_dir):
     lines = train_and_val(tmp_path)
     config = jsonl_config(tmp_path, lines, labelled=HALF)
@@ -342,8 +392,28 @@ def test_a_folder_without_manifest_json_is_not_taken_for_a_manifest(tmp_path, ru
 def test_progress_counts_objects(tmp_path, run_dir):
     seen = []
     config = jsonl_config(tmp_path, train_and_val(tmp_path, 3, 1))
-    prepare_data(config, run_dir, progress=seen.append)
-    assert seen == [1, 2, 3, 4]
+    prepare_data(config, run_dir, progress=lambda *entry: seen.append(entry))
+    assert seen == [("objects", number) for number in (1, 2, 3, 4)]
+
+
+def test_progress_counts_generated_scenes_too(run_dir):
+    seen = []
+    config = DataConfig(reader="scenes", scenes={"train": 2, "val": 1}, labelled=HALF)
+    prepare_data(config, run_dir, progress=lambda *entry: seen.append(entry))
+    assert seen[:3] == [("scenes", 1), ("scenes", 2), ("scenes", 3)]
+    assert {kind for kind, _ in seen[3:]} == {"objects"}
+    assert [number for _, number in seen[3:]] == list(range(1, len(seen) - 2))
+
+
+def test_the_progress_bar_shows_each_kind_and_its_number(capsys):
+    with progress_bar() as progress:
+        assert capsys.readouterr().err == ""
+        for number in (1, 2, 3):
+            progress("scenes", number)
+        progress("objects", 1)
+    err = capsys.readouterr().err
+    assert "3 scenes" in err
+    assert "1 objects" in err
 
 
 def test_masks_may_be_files_beside_the_lines(tmp_path, run_dir):

@@ -12,7 +12,7 @@ from pipeline.audit import repair, verify
 from pipeline.engines import Engine
 from pipeline.errors import StoreError
 from pipeline.records import FailedItem, Plan, done_path, records_folder, require_rows, run_lock
-from pipeline.runner import ShardResult, run_stage
+from pipeline.runner import ShardResult, run_shard, run_stage
 from pipeline.store import ArraySpec, open_store
 
 SPECS = (
@@ -125,7 +125,41 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
     with pytest.raises(StoreError, match=r"power: 2, now 3; shard_size: 5, now 6.*--force"):
         run(tmp_path, plan_=other)
     assert digest(tmp_path / "squares.zarr") == before
-    assert run(tmp_path, plan_=other, force=True).shards_done_now == 4
+    assert run(tmp_path, plan_=other, replace="differing").shards_done_now == 4
+    assert run(tmp_path, plan_=other, replace="differing").shards_done_now == 0
+    assert run(tmp_path, plan_=other, replace="always").shards_done_now == 4
+    assert not list(tmp_path.glob("*.replaced"))
+
+
+def test_a_replacement_that_fails_at_once_gives_the_old_store_back(tmp_path):
+    run(tmp_path)
+    before = digest(tmp_path / "squares.zarr")
+    other = plan(tmp_path, decides={"power": 3})
+    with pytest.raises(RuntimeError, match="exploded"):
+        run(tmp_path, plan_=other, work=Explode(), replace="differing")
+    assert digest(tmp_path / "squares.zarr") == before
+    assert run(tmp_path).shards_done_now == 0
+    with pytest.raises(RuntimeError, match="exploded"):  # this one made a shard: it is kept
+        run(tmp_path, plan_=other, work=Explode(at=10), replace="differing")
+    assert run(tmp_path, plan_=other).shards_done_before == 2
+
+
+def test_damaged_metadata_is_restored_and_the_shards_are_kept(tmp_path):
+    run(tmp_path)
+    before = digest(tmp_path / "squares.zarr")
+    (tmp_path / "squares.zarr" / "row" / "zarr.json").write_text("{")
+    (tmp_path / "squares.zarr" / "zarr.json").unlink()
+    assert run(tmp_path).shards_done_now == 0
+    assert digest(tmp_path / "squares.zarr") == before
+
+
+def test_a_worker_of_a_replaced_plan_writes_nothing(tmp_path):
+    old, new = plan(tmp_path), plan(tmp_path, decides={"power": 3})
+    run(tmp_path, plan_=new)
+    before = digest(tmp_path / "squares.zarr")
+    with pytest.raises(StoreError, match="power: 3, now 2"):
+        run_shard(old, Squares(), 0)
+    assert digest(tmp_path / "squares.zarr") == before
 
 
 def test_a_truncated_shard_is_done_again(tmp_path):

@@ -111,13 +111,45 @@ def test_damaged_weights_are_found(before_training):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(StoreError, match="sha256 differs"):
+    with pytest.raises(StoreError, match=r"sha256 differs\); run 'train-student --round 0'"):
         load_trained(trained, "cpu")
+
+
+@pytest.mark.parametrize("name", ["teacher.safetensors", "vocab.txt", "student.json"])
+def test_a_damaged_training_is_done_again(finished_run, config, tmp_path, name):
+    run_dir = tmp_path / "copy"
+    shutil.copytree(finished_run[0], run_dir)
+    path = run_dir / "round-0" / "student" / name
+    path.write_bytes(path.read_bytes()[:-9])
+    assert not train_student(config, run_dir, 0).already_done
+    whole = finished_run[0] / "round-0" / "student" / "teacher.safetensors"
+    assert (path.parent / "teacher.safetensors").read_bytes() == whole.read_bytes()
+    assert train_student(config, run_dir, 0).already_done
+
+
+def test_several_processes_are_refused(before_training, config, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SemiresError, match="one process so far, found WORLD_SIZE=2"):
+        train_student(config, before_training, 1)
+
+
+def test_a_failed_replacement_gives_the_old_training_back(finished_run, config, tmp_path):
+    from dataclasses import replace
+
+    run_dir = tmp_path / "copy"
+    shutil.copytree(finished_run[0], run_dir)
+    before = sorted(path.name for path in (run_dir / "round-0" / "student").iterdir())
+    broken = replace(config, labelled_weight=1e300)
+    with pytest.raises(SemiresError, match="loss is"):
+        train_student(broken, run_dir, 0, replace="differing")
+    assert sorted(path.name for path in (run_dir / "round-0" / "student").iterdir()) == before
+    assert train_student(config, run_dir, 0).already_done
 
 
 def test_unlabelled_truth_is_never_drawn(finished_run):
     manifest = load_manifest(finished_run[0] / "manifest")
-    index = build_index(manifest, finished_run[0] / "round-1" / "labels.zarr")
+    index, failures = build_index(manifest, finished_run[0] / "round-1" / "labels.zarr")
+    assert not failures
     labelled_images = manifest.expression_image[index.labelled]
     assert manifest.image_labelled[labelled_images].all()
     assert len(index.refined) == len(manifest.expressions_of("train", labelled=False))

@@ -55,7 +55,7 @@ def assert_same(masks, expected):
 
 def options_of(**changes):
     base = SAM_MODELS["vit_tiny_demo"].options.filled(REFERENCE)
-    small = GeneratorOptions(points_per_side=6, points_per_batch=16).filled(base)
+    small = GeneratorOptions(points_per_side=5, points_per_batch=10).filled(base)
     return GeneratorOptions(**changes).filled(small)
 
 
@@ -73,14 +73,11 @@ def test_equal_to_segment_anything(
         stability_score_thresh=stability_score_thresh,
         box_nms_thresh=box_nms_thresh,
     )
-    found = 0
-    for index in range(2):
-        image = blob_scene(5, index).image
-        expected = reference(sam, image, options, monkeypatch)
-        expected = [record for record in expected if record["area"]]
-        assert_same(generate_masks(sam, image, options), expected)
-        found += len(expected)
-    assert found > 4
+    image = blob_scene(5, int(10 * pred_iou_thresh)).image
+    expected = reference(sam, image, options, monkeypatch)
+    expected = [record for record in expected if record["area"]]
+    assert_same(generate_masks(sam, image, options), expected)
+    assert len(expected) > 2
 
 
 @pytest.mark.parametrize("size", [(300, 40), (64, 128), (257, 255)])
@@ -101,9 +98,9 @@ def test_tiny_images_give_columns_of_their_size(sam, size):
     assert np.all(masks.box[:, 2:] <= [size[1], size[0]])
 
 
-def test_no_mask_is_a_result(sam):
+def test_no_mask_is_a_result(random_sam):
     image = np.zeros((50, 70, 3), np.uint8)
-    masks = generate_masks(sam, image, options_of(pred_iou_thresh=1.0))
+    masks = generate_masks(random_sam, image, options_of(pred_iou_thresh=1.0))
     assert masks.masks.shape == (0, 50, 70)
     assert masks.box.shape == (0, 4)
     assert masks.point.shape == (0, 2)
@@ -123,7 +120,7 @@ def test_cap_keeps_the_best_and_counts_the_rest(sam):
 
 def test_batch_size_does_not_change_the_masks(sam):
     image = blob_scene(5, 4).image
-    one = generate_masks(sam, image, options_of(points_per_batch=36))
+    one = generate_masks(sam, image, options_of(points_per_batch=25))
     other = generate_masks(sam, image, options_of(points_per_batch=5))
     assert np.array_equal(one.masks, other.masks)
 

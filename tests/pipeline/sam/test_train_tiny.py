@@ -3,7 +3,15 @@ import pytest
 import torch
 
 from pipeline.sam.blobs import blob_scene
-from pipeline.sam.calibrate_tiny import fit_line, fold
+from pipeline.sam.calibrate_tiny import (
+    _FACTORS,
+    Measured,
+    fit_factor,
+    fit_line,
+    fold,
+    sharpen,
+    stability_at,
+)
 from pipeline.sam.evaluate_tiny import best_iou
 from pipeline.sam.tiny import build_vit_tiny_demo, load_vit_tiny_demo
 from pipeline.sam.tiny_batches import ScenePool, make_batch
@@ -110,6 +118,27 @@ def test_calibration_is_folded_into_the_head(batch):
     assert torch.equal(logits, same)
     expected = before * torch.tensor([2.0, 1.0, 0.5]) + torch.tensor([0.1, 0.0, -0.2])
     torch.testing.assert_close(after, expected)
+
+
+def test_sharpening_scales_the_logits_alone(batch):
+    torch.manual_seed(0)
+    sam = build_vit_tiny_demo()
+    with torch.inference_mode():
+        before, iou = predict(sam, batch, encode(sam, batch))
+        sharpen(sam, 3.0)
+        after, same = predict(sam, batch, encode(sam, batch))
+    torch.testing.assert_close(after, before * 3)
+    assert torch.equal(iou, same)
+
+
+def test_factor_makes_good_masks_stable():
+    ramp = torch.linspace(-5, 5, 1000).reshape(1, 1, 10, 100).expand(1, 3, 10, 100)
+    stability = stability_at(ramp, _FACTORS).numpy()
+    real = np.asarray([[0.9, 0.1, 0.9]])
+    factor = fit_factor(Measured(real, real, stability))
+    # (5 - 1/f) / (5 + 1/f) = 0.9 at f = 3.8
+    assert factor == pytest.approx(3.8, rel=0.2)
+    assert fit_factor(Measured(real, real * 0, stability)) == 1.0
 
 
 def test_best_iou_by_hand():

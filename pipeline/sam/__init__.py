@@ -1,0 +1,1 @@
+"""SAM candidates: the models, the small embedded SAM and the automatic mask generator."""
