@@ -1,7 +1,8 @@
 """Shell: where the tasks of a stage run: in this process, on local processes, on a Dask cluster."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -54,8 +55,40 @@ def run_tasks(
     if engine.cluster is None and engine.workers == 1:
         yield from _run_inline(function, tasks)
         return
-    with _client(engine) as client:
-        yield from _run_on(client, function, iter(tasks), name)
+    with shared_workers() as workers:
+        yield from _run_on(workers.client(engine), function, iter(tasks), name)
+
+
+class _Workers:
+    """Workers that are started when first asked for and stay until the end of the block."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._clients: dict[Engine, Any] = {}
+
+    def client(self, engine: Engine) -> Any:
+        if engine not in self._clients:
+            self._clients[engine] = self._stack.enter_context(_client(engine))
+        return self._clients[engine]
+
+
+_SHARED: ContextVar[_Workers | None] = ContextVar("shared_workers", default=None)
+
+
+@contextmanager
+def shared_workers() -> Iterator[_Workers]:
+    """Let all stages within the block use the same workers: starting them takes seconds."""
+    outer = _SHARED.get()
+    if outer is not None:
+        yield outer
+        return
+    with ExitStack() as stack:
+        workers = _Workers(stack)
+        token = _SHARED.set(workers)
+        try:
+            yield workers
+        finally:
+            _SHARED.reset(token)
 
 
 def _run_inline(function: Callable[[int], R], tasks: Iterable[int]) -> Iterator[tuple[int, R]]:

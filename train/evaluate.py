@@ -62,7 +62,7 @@ def evaluate_student(
     expressions = sentences_with_truth(manifest, split)[:limit]
     if not len(expressions):
         raise StoreError(f"split {split!r} has no expression with a truth; choose another")
-    use_threads(None)
+    use_threads(1)  # two threads that wait for each other stall on a busy machine
     network, text = load_trained(trained, resolve_device(config.device))
     predictor = Predictor(
         manifest=manifest,

@@ -9,7 +9,7 @@ import click
 
 from pipeline.candidate_stage import CandidatesConfig, sam_candidates
 from pipeline.data_config import DataConfig
-from pipeline.engines import Engine
+from pipeline.engines import Engine, shared_workers
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
 from pipeline.prepare import prepare_data, progress_bar, read_failures
@@ -65,6 +65,17 @@ def run_rounds(
     Raises:
         SemiresError: If a step refuses.
     """
+    with shared_workers():
+        return _run(config, run_dir, engine, replace, say)
+
+
+def _run(
+    config: JobConfig,
+    run_dir: Path,
+    engine: Engine | None,
+    replace: Replace,
+    say: Callable[[str], None],
+) -> JobSummary:
     failures: list[FailedItem] = []
     say("data")
     workers = (engine or Engine()).workers

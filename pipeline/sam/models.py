@@ -115,7 +115,7 @@ SAM_MODELS: dict[str, SamModel] = {
             # scenes 0.4 instead of 0.2 cost 0.05 of oracle object IoU.
             pred_iou_thresh=0.2,
             stability_score_thresh=0.65,
-            box_nms_thresh=0.7,
+            box_nms_thresh=0.85,
             profile="fast",
         ),
         needs_checkpoint=False,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.sam.blobs import BlobScene, blob_scene
+from pipeline.sam.plain_blobs import plain_scene
 
 HELD_OUT_SEED = 10_000_019
 """Names the series of scenes that training never draws from."""
@@ -36,13 +37,16 @@ class ScenePool:
 
     seed: int
     size: int
+    plain_of_three: int = 0
+    """How many of every three scenes are plain ones."""
     scenes: list[BlobScene] = field(default_factory=list)
     drawn: int = 0
 
     def refill(self, count: int) -> None:
         """Paint `count` further scenes of the series."""
         for _ in range(count):
-            scene = blob_scene(self.seed, self.drawn)
+            is_plain = self.drawn % 3 < self.plain_of_three
+            scene = (plain_scene if is_plain else blob_scene)(self.seed, self.drawn)
             if len(self.scenes) < self.size:
                 self.scenes.append(scene)
             else:

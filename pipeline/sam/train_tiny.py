@@ -8,7 +8,7 @@ import csv
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class TrainOptions:
     """Scenes held in memory; the oldest is replaced."""
     fresh: int = 1
     """New scenes per step."""
+    plain_of_three: int = 0
+    """How many of every three scenes are plain ones (`plain_blobs`), 0 to 3."""
     log_every: int = 200
     """Steps between validations, each of which also writes a checkpoint."""
 
@@ -172,12 +174,21 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
+    def start_from(self, path: Path) -> None:
+        """Begin a new training at the averaged weights of another's `checkpoint.pt`."""
+        state = torch.load(path, weights_only=True)
+        self.sam.load_state_dict(state["averaged"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.head.load_state_dict(state["head"])
+        self.options = replace(self.options, encoder_share=0.0)
+
 
 def train(trainer: Trainer, out: Path) -> Iterator[dict[str, float]]:
     """Train until the time is used up; give one row per validation, after writing a checkpoint."""
     options = trainer.options
     rng = np.random.default_rng([options.seed, trainer.step])
-    pool = ScenePool(options.seed, options.pool, drawn=trainer.step * options.fresh)
+    drawn = trainer.step * options.fresh
+    pool = ScenePool(options.seed, options.pool, options.plain_of_three, drawn=drawn)
     held_out = [blob_scene(HELD_OUT_SEED, index) for index in range(24)]
     pool.refill(300)
     losses: list[float] = []
@@ -203,11 +214,29 @@ def train(trainer: Trainer, out: Path) -> Iterator[dict[str, float]]:
 @click.option("--lr", type=click.FloatRange(min=0), default=1e-3, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
-def main(minutes: float, out: Path, seed: int, lr: float, threads: int, resume: bool) -> None:
+@click.option(
+    "--start",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Begin with the averaged weights of this checkpoint.pt.",
+)
+@click.option(
+    "--plain-of-three",
+    type=click.IntRange(0, 3),
+    default=0,
+    show_default=True,
+    help="How many of every three scenes are plain ones.",
+)
+@click.option("--scenes", type=click.IntRange(min=1), default=6, help="Scenes per step.")
+@click.option("--prompts", type=click.IntRange(min=1), default=5, help="Points per scene and step.")
+def main(
+    minutes: float, out: Path, threads: int, resume: bool, start: Path | None, **options: Any
+) -> None:
     """Train the small SAM for MINUTES and keep its averaged weights in OUT."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer.create(TrainOptions(minutes=minutes, seed=seed, lr=lr))
+    trainer = Trainer.create(TrainOptions(minutes=minutes, **options))
+    if start is not None:
+        trainer.start_from(start)
     if resume:
         trainer.load(out / "checkpoint.pt")
     log = out / "vit_tiny_demo.log.csv"
