@@ -231,16 +231,21 @@ def run_rounds(
             say=lambda line: click.echo(f"== {line}", err=True),
         ),
     )
-    for split in summary.rows[-1]["metrics"]:
-        print_table(f"{split} (percent)", ROUND_COLUMNS, rounds.summary_rows(summary.rows, split))
+    print_rounds(summary.rows)
     click.echo(f"contact sheet: {summary.sheet}")
     return report_failures(summary.failures)
 
 
-ROUND_COLUMNS = [
-    "round", "raw label mIoU", "refined mIoU", "matched", "helped", "hurt",
-    "student oIoU", "student mIoU", "P@0.5",
-]  # fmt: skip
+def print_rounds(rows: list[dict[str, Any]]) -> None:
+    """Print labels and student of every round, then the last student on every split."""
+    from train import rounds
+
+    split = next(iter(rows[0]["metrics"]), "val")
+    columns = ["round", "raw", "refined", "matched", "helped", "hurt", "oIoU", "mIoU", "P@0.5"]
+    title = f"pseudo-labels (raw, refined: mIoU with the truth) and student on {split}; percent"
+    print_table(title, columns, rounds.summary_rows(rows, split))
+    splits = rounds.split_rows(rows[-1])
+    print_table("student of the last round; percent", ["split", *columns[-3:]], splits)
 
 
 def job_config(settings: Settings) -> Any:

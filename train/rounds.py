@@ -138,26 +138,29 @@ def _distinct(failures: list[FailedItem]) -> tuple[FailedItem, ...]:
 def summary_rows(rows: list[dict[str, Any]], split: str) -> list[list[Any]]:
     """Lay a job's rounds out as table rows, percentages with two digits.
 
-    Columns: round, raw label mIoU, refined label mIoU, match rate, helped, hurt, student oIoU,
-    student mIoU, P@0.5, all by the `square` protocol on `split`.
+    Columns: round, mIoU of raw and of refined labels with the truth, match rate, labels helped,
+    labels hurt; the student's oIoU, mIoU and P@0.5 by the `square` protocol on `split`.
     """
     table = []
     for row in rows:
-        quality, metrics = row.get("quality", {}), row["metrics"].get(split, {}).get("square", {})
-        table.append(
-            [
-                f"{row['round']} (supervised)" if row["round"] == 0 else str(row["round"]),
-                _percent(quality.get("raw_mean_iou")),
-                _percent(quality.get("refined_mean_iou")),
-                _percent(quality.get("match_rate")),
-                quality.get("helped"),
-                quality.get("hurt"),
-                _percent(metrics.get("overall_iou")),
-                _percent(metrics.get("mean_iou")),
-                _percent(metrics.get("precision_at", {}).get("0.5")),
-            ]
-        )
+        quality = row.get("quality", {})
+        labels = [_percent(quality.get(f"{kind}_mean_iou")) for kind in ("raw", "refined")]
+        counts = [quality.get(name) for name in ("helped", "hurt")]
+        name = "0: supervised" if row["round"] == 0 else str(row["round"])
+        figures = _figures(row["metrics"].get(split, {}))
+        table.append([name, *labels, _percent(quality.get("match_rate")), *counts, *figures])
     return table
+
+
+def split_rows(row: dict[str, Any]) -> list[list[Any]]:
+    """Lay one round's student out by split: name, oIoU, mIoU, P@0.5 by the `square` protocol."""
+    return [[split, *_figures(result)] for split, result in row["metrics"].items()]
+
+
+def _figures(result: dict[str, Any]) -> list[str | None]:
+    figures = result.get("square", {})
+    precision = figures.get("precision_at", {}).get("0.5")
+    return [_percent(v) for v in (figures.get("overall_iou"), figures.get("mean_iou"), precision)]
 
 
 def _percent(value: float | None) -> str | None:
