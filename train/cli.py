@@ -98,12 +98,13 @@ def train_student(
     """
     from train import student
     from train.config import TrainConfig
+    from train.training_folder import phase_of, student_plan
 
     settings = Settings(config, run_dir, overrides)
     run_dir, section = settings.run_dir, settings.section("train", TrainConfig)
     if dry_run:
-        plan = student.student_plan(section, run_dir, number, limit)
-        click.echo(f"train-{number}: {student.phase_of(section, number).steps} steps, {plan}")
+        plan = student_plan(section, run_dir, number, limit)
+        click.echo(f"train-{number}: {phase_of(section, number).steps} steps, {plan}")
         return 0
     summary = locked(
         run_dir,

@@ -53,6 +53,17 @@ def assert_same(masks, expected):
         assert masks.point[row].tolist() == pytest.approx(record["point_coords"][0])
 
 
+def assert_same_up_to_rounding(masks, expected):
+    """The fast decoder sums in another order: a logit within rounding of a cut-off may cross it."""
+    assert len(masks.masks) == len(expected)
+    for row, record in enumerate(expected):
+        union = (masks.masks[row] | record["segmentation"]).sum()
+        assert (masks.masks[row] ^ record["segmentation"]).sum() <= 0.001 * union
+        assert masks.predicted_iou[row] == pytest.approx(record["predicted_iou"], abs=1e-5)
+        assert masks.stability_score[row] == pytest.approx(record["stability_score"], abs=1e-3)
+        assert masks.point[row].tolist() == pytest.approx(record["point_coords"][0])
+
+
 def options_of(**changes):
     base = SAM_MODELS["vit_tiny_demo"].options.filled(REFERENCE)
     small = GeneratorOptions(points_per_side=5, points_per_batch=10).filled(base)
@@ -76,7 +87,8 @@ def test_equal_to_segment_anything(
     image = blob_scene(5, int(10 * pred_iou_thresh)).image
     expected = reference(sam, image, options, monkeypatch)
     expected = [record for record in expected if record["area"]]
-    assert_same(generate_masks(sam, image, options), expected)
+    found = generate_masks(sam, image, options)
+    (assert_same if profile == "reference" else assert_same_up_to_rounding)(found, expected)
     assert len(expected) > 2
 
 

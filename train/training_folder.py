@@ -1,0 +1,172 @@
+"""Shell: the folder of one training: what decides it, whether it is done, what it leaves."""
+
+import csv
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+
+from pipeline.columns import file_sha256
+from pipeline.config import differences, fingerprint, to_plain
+from pipeline.errors import StoreError
+from pipeline.manifest import Manifest, load_manifest
+from pipeline.paths import RunPaths
+from pipeline.records import (
+    FailedItem,
+    atomic_write,
+    read_json,
+    replacing,
+    stored_plan,
+    write_json,
+)
+from pipeline.runner import Replace
+from train.checkpoint import latest
+from train.config import PhaseConfig, TrainConfig
+from train.step import Parts
+from train.text import VOCABULARY_FILE, build_vocabulary, load_text_encoder, save_vocabulary
+from train.trained import DESCRIPTION, WEIGHTS, is_finished, read_trained, tokenizer_source
+
+ALGORITHM_VERSION = 1
+"""Raised whenever the same config and inputs would give other weights."""
+
+RUNNING = ("loader_workers", "cache_bytes", "save_every", "keep_checkpoints", "device")
+"""Fields of `TrainConfig` that do not change the result (`device` changes its last bits only)."""
+
+
+def phase_of(config: TrainConfig, number: int) -> PhaseConfig:
+    """Give the phase of a round: burn-in for round 0."""
+    return config.student if number else config.burn_in
+
+
+def student_plan(
+    config: TrainConfig,
+    run_dir: Path,
+    number: int,
+    limit: int | None,
+    failures: tuple[FailedItem, ...] = (),
+) -> dict[str, Any]:
+    """List everything that decides a round's weights, as plain values.
+
+    `failures` are labelled images that cannot be read; a repaired image changes the plan.
+
+    Raises:
+        StoreError: If labels or the previous round are missing.
+    """
+    paths = RunPaths(run_dir)
+    inputs: dict[str, str] = {"manifest": load_manifest(paths.manifest).fingerprint}
+    if number:
+        labels = stored_plan(paths.labels(number), f"refine-labels --round {number}")
+        inputs["labels"] = labels["fingerprint"]
+        previous = read_trained(paths.student(number - 1), f"train-student --round {number - 1}")
+        inputs["previous_student"] = previous.fingerprint
+    if config.network.tokenizer is not None and config.network.tokenizer.is_file():
+        inputs["tokenizer"] = file_sha256(config.network.tokenizer)
+    settings = to_plain(config)
+    for name in RUNNING:
+        del settings[name]
+    del settings["student" if number == 0 else "burn_in"]
+    return {
+        "algorithm_version": ALGORITHM_VERSION,
+        "round": number,
+        "limit": limit,
+        "left_out": [failure.item for failure in failures],
+        "config": settings,
+        "inputs": inputs,
+    }
+
+
+def is_done(folder: Path, plan: dict[str, Any], replace: Replace) -> bool:
+    """Tell whether this training is finished and intact.
+
+    Raises:
+        StoreError: If another is in the way and may not be replaced.
+    """
+    path = folder / "plan.json"
+    if not path.exists() or replace == "always":
+        return False
+    lines = differences(read_json(path), plan)
+    if lines and replace == "never":
+        raise StoreError(
+            f"{folder}: trained otherwise ({'; '.join(lines[:5])}); go back to that, choose a new "
+            f"--run-dir, or add --force to replace it"
+        )
+    return not lines and is_finished(folder)
+
+
+@contextmanager
+def begun(folder: Path, plan: dict[str, Any]) -> Iterator[None]:
+    """Go on with an unfinished training of this plan, or put away what is there and start."""
+    path = folder / "plan.json"
+    unfinished = path.exists() and not (folder / DESCRIPTION).exists()
+    if unfinished and not differences(read_json(path), plan):
+        yield
+        return
+    with replacing((folder,), lambda: latest(folder / "checkpoints") is not None):
+        write_json(path, plan)
+        yield
+
+
+def prepare_tokenizer(config: TrainConfig, run_dir: Path, number: int) -> tuple[int, Path]:
+    """Put the round's vocabulary into place; later rounds keep that of round 0."""
+    folder = RunPaths(run_dir).student(number)
+    source = tokenizer_source(config.network, folder)
+    if config.network.tokenizer is None and not source.exists():
+        if number:
+            previous = RunPaths(run_dir).student(number - 1) / VOCABULARY_FILE
+            atomic_write(source, previous.read_bytes())
+        else:
+            manifest = load_manifest(RunPaths(run_dir).manifest)
+            save_vocabulary(build_vocabulary(_train_sentences(manifest)), folder)
+    return load_text_encoder(source, config.network.max_tokens).vocab_size, source
+
+
+def _train_sentences(manifest: Manifest) -> list[str]:
+    return [manifest.expression_text[row] for row in manifest.expressions_of("train")]
+
+
+def log_step(path: Path, step: int, values: dict[str, float], *, fresh: bool) -> None:
+    """Append one step's losses and rate to the CSV log; `fresh` begins a new one."""
+    with path.open("w" if fresh else "a", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        if fresh:
+            writer.writerow(["step", *values])
+        writer.writerow([step, *(f"{value:.6g}" for value in values.values())])
+
+
+def cut_log(path: Path, steps: int) -> None:
+    """Drop the lines of steps after the checkpoint, which are done again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        atomic_write(path, "".join(lines[: steps + 1] if steps else []).encode())
+
+
+def finish(
+    parts: Parts, folder: Path, plan: dict[str, Any], config: TrainConfig, side: int
+) -> None:
+    """Write the teacher's weights and, last, the description that makes them count."""
+    weights = {name: tensor.cpu() for name, tensor in parts.teacher.state_dict().items()}
+    atomic_write(folder / WEIGHTS, save_tensors(weights))
+    with torch.inference_mode():
+        ids = torch.zeros((1, config.network.max_tokens), dtype=torch.int64, device=parts.device)
+        blank = torch.zeros((1, 3, side, side), device=parts.device)
+        shape = parts.teacher(blank, ids, torch.ones_like(ids)).shape
+    document = {
+        "fingerprint": fingerprint(plan),
+        "plan": plan,
+        "network": config.network,
+        "side": side,
+        "stride_size": [int(shape[2]), int(shape[3])],
+        "files": {
+            name: file_sha256(folder / name)
+            for name in (WEIGHTS, VOCABULARY_FILE)
+            if (folder / name).exists()
+        },
+        "parameters": sum(p.numel() for p in parts.teacher.parameters()),
+        "torch": torch.__version__,
+    }
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    write_json(folder / DESCRIPTION, document)
