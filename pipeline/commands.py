@@ -170,7 +170,8 @@ def report_failures(failures: tuple[FailedItem, ...]) -> int:
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:
     """Print names and values as a table on stdout."""
-    table = Table(title=title, title_justify="left", show_header=False)
+    click.echo(title)  # apart from the table, which would wrap it to its own width
+    table = Table(show_header=False)
     for name, value in facts.items():
         table.add_row(name, format_value(value))
     _console().print(table)
@@ -178,7 +179,8 @@ def print_facts(title: str, facts: Mapping[str, Any]) -> None:
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """Print rows under column names as a table on stdout; the first column is text."""
-    table = Table(title=title, title_justify="left")
+    click.echo(title)
+    table = Table()
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right")
     for row in rows:
