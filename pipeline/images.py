@@ -132,13 +132,20 @@ def read_image(
 
 
 @contextmanager
+def _pillow_does_not_warn() -> Iterator[None]:
+    """Leave it to the limits here what becomes of large or slightly damaged files."""
+    with _warnings_lock, warnings.catch_warnings():
+        for category in (Image.DecompressionBombWarning, UserWarning):
+            warnings.filterwarnings("ignore", category=category, module=r"PIL\.")
+        yield
+
+
+@contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file; whatever goes wrong inside becomes one ItemError."""
     _check_file(path)
     try:
-        # Pillow warns of large or slightly damaged files; the limits here decide instead.
-        with _warnings_lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _pillow_does_not_warn():
             image = Image.open(path, formats=FORMATS)
         with image:
             if image.width * image.height > MAX_PIXELS:
@@ -182,8 +189,7 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":  # Pillow turns TIFF upright by itself, size included.
         return 1
     # Not image.getexif(): for PNG that decodes every pixel in search of a late chunk.
-    with _warnings_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _pillow_does_not_warn():
         try:
             value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         except Exception:  # a damaged EXIF block says nothing; the pixels may still be fine

@@ -121,20 +121,25 @@ def build_index(
     return index, tuple(bad.values())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundSource:
+    """Where the samples of one round come from, and how large they are made."""
+
+    config: TrainConfig
+    run_dir: Path
+    number: int
+    index: SampleIndex
+    side: int
+    """S, side of the network's square, pixels."""
+    vocabulary: Path
+    """What `load_text_encoder` reads."""
+
+
 class RoundDataset(Dataset[SampleArrays]):
     """Samples of one round by their draw; picklable, opens files in the process that reads."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        run_dir: Path,
-        number: int,
-        *,
-        index: SampleIndex,
-        side: int,
-        vocabulary: Path,
-    ) -> None:
-        self._arguments = (config, run_dir, number, index, side, vocabulary)
+    def __init__(self, source: RoundSource) -> None:
+        self._source = source
         self._open: _OpenRound | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,31 +148,23 @@ class RoundDataset(Dataset[SampleArrays]):
     def __getitem__(self, draw: Draw) -> SampleArrays:
         """Load one sample: image (3, S, S), label and weight (S, S), token ids and mask (L,)."""
         if self._open is None:
-            self._open = _OpenRound(*self._arguments)
+            self._open = _OpenRound(self._source)
         return self._open.load(draw)
 
 
 class _OpenRound:
     """Open stores, tokenizer and caches of one loading process."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        run_dir: Path,
-        number: int,
-        index: SampleIndex,
-        side: int,
-        vocabulary: Path,
-    ) -> None:
-        paths = RunPaths(run_dir)
+    def __init__(self, source: RoundSource) -> None:
+        paths, config, number = RunPaths(source.run_dir), source.config, source.number
         self._config = config
         self._number = number
-        self._side = side
+        self._side = source.side
+        self._index = source.index
         self._manifest = load_manifest(paths.manifest)
         self._labels = LabelReader(paths.labels(number)) if number else None
-        self._index = index
-        self._squares = SquareCache(self._manifest, side, config.cache_bytes)
-        self._text: TextEncoder = load_text_encoder(vocabulary, config.network.max_tokens)
+        self._squares = SquareCache(self._manifest, source.side, config.cache_bytes)
+        self._text: TextEncoder = load_text_encoder(source.vocabulary, config.network.max_tokens)
 
     def load(self, draw: Draw) -> SampleArrays:
         labelled = draw.stream == LABELLED

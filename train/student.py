@@ -27,7 +27,7 @@ from train.checkpoint import (
     save_checkpoint,
 )
 from train.config import TrainConfig
-from train.data import RoundDataset, SampleIndex, StepSampler, build_index, make_loader
+from train.data import RoundDataset, RoundSource, SampleIndex, StepSampler, build_index, make_loader
 from train.ema import make_teacher
 from train.optim import make_optimizer
 from train.order import LABELLED, UNLABELLED
@@ -137,13 +137,22 @@ def _train(
 ) -> tuple[int | None, float]:
     folder = RunPaths(run_dir).student(number)
     phase = phase_of(config, number)
-    vocab_size, source = prepare_tokenizer(config, run_dir, number)
+    vocab_size, vocabulary = prepare_tokenizer(config, run_dir, number)
     parts, side = _build(config, run_dir, number, vocab_size)
     checkpoints = folder / "checkpoints"
     found = latest(checkpoints)
     start = _restore(parts, found) if found is not None else 0
     cut_log(folder / "log.csv", start)
-    dataset = RoundDataset(config, run_dir, number, index=index, side=side, vocabulary=source)
+    dataset = RoundDataset(
+        RoundSource(
+            config=config,
+            run_dir=run_dir,
+            number=number,
+            index=index,
+            side=side,
+            vocabulary=vocabulary,
+        )
+    )
     batch = (phase.labelled_batch, phase.unlabelled_batch if number else 0)
     sampler = StepSampler(
         seed=config.seed,
