@@ -17,9 +17,9 @@ from pycocotools import mask as coco_mask
 
 from pipeline.cells import build_cells
 from pipeline.commands import print_table
-from refine.evidence import expected_iou, gather, gather_image, iou_N
+from refine.evidence import expected_iou, gather, gather_image
 from refine.labels import empty_columns, encode_label
-from refine.strategies import parse_chain, refine
+from refine.strategies import ChainLink, parse_chain, refine
 from refine.upsample import sigmoid, upsample_align_corners
 
 BoolArray = npt.NDArray[np.bool_]
@@ -88,14 +88,14 @@ def bench_matching(num_candidates: int, side: int, repeats: int) -> list[list[st
         both = (masks & label).sum((1, 2))
         return both / np.maximum((masks | label).sum((1, 2)), 1)
 
-    ours = seconds_per_call(lambda: iou_N(gather(image, prob, label)), repeats)
+    ours = seconds_per_call(lambda: gather(image, prob, label).iou_N, repeats)
     peers = {
         "cells (ours)": ours,
         "pycocotools RLE": seconds_per_call(by_rle, repeats),
         "numpy, dense": seconds_per_call(by_dense, max(2, repeats // 5)),
         "released loop, restated": seconds_per_call(lambda: released_loop(dense, tensor), 2),
     }
-    assert int(by_dense().argmax()) == int(iou_N(gather(image, prob, label)).argmax())
+    assert int(by_dense().argmax()) == int(gather(image, prob, label).iou_N.argmax())
     return [[name, f"{1e3 * t:.2f}", f"{t / ours:.1f}"] for name, t in peers.items()]
 
 
@@ -107,7 +107,7 @@ def bench_label(num_candidates: int, size: tuple[int, int], repeats: int) -> lis
     logit_HW = upsample_align_corners(logit, size)
     prob = sigmoid(logit_HW)
     evidence = gather(image, prob, logit_HW > 0)
-    chain = parse_chain([("cpi-u", {}, None), ("pwa", {}, None)], "chain")
+    chain = parse_chain([ChainLink(strategy="cpi-u"), ChainLink(strategy="pwa")], "chain")
     refined = refine(evidence, chain)
     columns = empty_columns(1, 640)
     steps: dict[str, Callable[[], Any]] = {

@@ -133,15 +133,18 @@ class CandidateReader:
         self._arrays: dict[str, Any] = {}
         self._scalars: dict[int, Columns] = {}
 
+    @property
+    def canvas(self) -> int:
+        """Longest side in pixels that a stored image may have."""
+        return int(self._open()["cells"].shape[1])
+
     def read(self, row: int) -> Candidates | None:
         """Give the candidates of store row `row`; None if the image failed.
 
         Raises:
             StoreError: If the shard is damaged; names the row.
         """
-        if not self._arrays:
-            group = open_store(self._path)
-            self._arrays = dict(group.arrays())
+        self._open()
         try:
             return self._read(row)
         except StoreError:
@@ -151,6 +154,11 @@ class CandidateReader:
                 f"{self._path}: row {row} cannot be read ({' '.join(str(error).split())}); "
                 f"run 'inspect-shards verify {self._path}'"
             ) from error
+
+    def _open(self) -> dict[str, Any]:
+        if not self._arrays:
+            self._arrays = dict(open_store(self._path).arrays())
+        return self._arrays
 
     def _read(self, row: int) -> Candidates | None:
         shard_rows = int(self._arrays["num_candidates"].chunks[0])

@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.errors import ConfigError
 
-SECTIONS = ("data", "candidates", "teacher", "refine", "train", "evaluate", "rounds")
+SECTIONS = ("data", "candidates", "teacher", "refine", "calibrate", "train", "evaluate", "rounds")
 """The sections of stages.yaml, one per stage, besides `version`."""
 
 VERSION = 1

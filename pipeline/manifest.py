@@ -122,6 +122,10 @@ class Manifest:
         """Row of the image of every expression, shape (E,), int32, never falling."""
         return np.asarray(self.object_image[self.expression_object], dtype=np.int32)
 
+    def labelled_images(self) -> npt.NDArray[np.int64]:
+        """Give the rows of the images whose truth may be used for training, (n,), rising."""
+        return np.flatnonzero(self.image_labelled)
+
     def expressions_of(self, split: str, labelled: bool | None = None) -> npt.NDArray[np.int64]:
         """Give the rows of the expressions of a split, in image order.
 

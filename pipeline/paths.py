@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.folds import Fold
+
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
@@ -39,6 +41,26 @@ class RunPaths:
     def student(self, number: int) -> Path:
         """Checkpoints and final weights of a round."""
         return self.round(number) / "student"
+
+    def fold(self, fold: Fold) -> Path:
+        """Everything of one fold of the labelled images, for calibration."""
+        return self.run_dir / "calibration" / f"fold-{fold.number}-of-{fold.count}"
+
+    def fold_student(self, fold: Fold) -> Path:
+        """The burn-in without a fold's images."""
+        return self.fold(fold) / "student"
+
+    def fold_teacher(self, fold: Fold) -> Path:
+        """Its predictions of that fold."""
+        return self.fold(fold) / "teacher.zarr"
+
+    def calibration(self, number: int) -> Path:
+        """What the strategies would come to in a round, by the labelled images."""
+        return self.round(number) / "calibration.json"
+
+    def chosen_strategy(self, number: int) -> Path:
+        """The chain that calibration chose for a round, where it was applied."""
+        return self.round(number) / "strategy.json"
 
     def metrics(self, number: int) -> Path:
         """Evaluation of a round's student."""

@@ -1,9 +1,10 @@
-"""The verb of refinement: refine-labels."""
+"""The verbs of refinement: refine-labels, and its calibrate."""
 
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from pipeline.commands import (
     CONTEXT,
@@ -11,29 +12,25 @@ from pipeline.commands import (
     finish_stage,
     force_to_replace,
     locked,
+    print_facts,
     print_plan,
+    print_table,
+    run_options,
     stage_options,
     verb,
 )
 from pipeline.engines import Engine
-from refine.stage import RefineConfig, plan_refinement, with_strategy
+from refine import calibration
+from refine.calibration import CalibrateConfig, apply_best, best_by_strategy
+from refine.plots import write_calibration_plot
+from refine.quality import SIZES
+from refine.stage import RefineConfig, config_of_round, plan_refinement, with_strategy
 from refine.stage import refine_labels as refine_labels_stage
 from refine.strategies import STRATEGIES
 
 
-@click.command(context_settings=CONTEXT)
-@click.option(
-    "--round", "number", type=click.IntRange(min=1), default=1, show_default=True,
-    help="The round whose teacher has predicted.",
-)  # fmt: skip
-@click.option(
-    "--strategy",
-    type=click.Choice(list(STRATEGIES)),
-    help="Use this strategy, with PWA where it does not answer, instead of the config's chain.",
-)
-@stage_options
 @verb
-def refine_labels(
+def _refine(
     *,
     config: Path,
     run_dir: Path,
@@ -46,16 +43,12 @@ def refine_labels(
     dry_run: bool,
     force: bool,
 ) -> int:
-    """Refine a round's teacher predictions into RUN_DIR/round-R/labels.zarr.
-
-    Minutes on a CPU; repeat with --force to try another strategy.
-
-    Example: refine-labels --strategy cpi --round 1
-    """
     settings = Settings(config, run_dir, overrides)
     run_dir, section = settings.run_dir, settings.section("refine", RefineConfig)
     if strategy is not None:
         section = with_strategy(section, strategy)
+    else:
+        section = config_of_round(section, run_dir, number)
     if dry_run:
         plan = plan_refinement(section, run_dir, number)
         return print_plan(plan, limit, f"refine-labels --round {number}")
@@ -70,7 +63,111 @@ def refine_labels(
             replace=force_to_replace(force),
         ),
     )
-    return finish_stage(summary, quality_facts(quality))
+    chain = ", ".join(link.strategy for link in section.chain)
+    return finish_stage(summary, {"chain": chain, **quality_facts(quality)})
+
+
+@click.group(context_settings=CONTEXT, invoke_without_command=True)
+@click.option(
+    "--round", "number", type=click.IntRange(min=1), default=1, show_default=True,
+    help="The round whose teacher has predicted.",
+)  # fmt: skip
+@click.option(
+    "--strategy",
+    type=click.Choice(list(STRATEGIES)),
+    help="Use this strategy, with PWA where it does not answer, instead of the config's chain.",
+)
+@stage_options
+@click.pass_context
+def refine_labels(context: click.Context, /, **arguments: Any) -> None:
+    """Refine a round's teacher predictions into RUN_DIR/round-R/labels.zarr.
+
+    Minutes on a CPU; repeat with --force to try another strategy. Without --strategy it follows
+    round-R/strategy.json, which 'calibrate --apply' wrote, and else the config's chain.
+
+    Example: refine-labels --strategy cpi --round 1
+    """
+    if context.invoked_subcommand is None:
+        _refine(**arguments)
+    for name in arguments:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"put options after '{context.invoked_subcommand}'")
+
+
+@refine_labels.command(context_settings=CONTEXT)
+@click.option(
+    "--round", "number", type=click.IntRange(min=1), default=1, show_default=True,
+    help="The round for which a strategy is sought.",
+)  # fmt: skip
+@click.option("--apply", is_flag=True, help="Let refine-labels follow the best from now on.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="About N expressions only.")
+@run_options
+@verb
+def calibrate(
+    *,
+    config: Path,
+    run_dir: Path,
+    overrides: tuple[str, ...],
+    number: int,
+    apply: bool,
+    limit: int | None,
+) -> int:
+    """Try strategies and thresholds on labelled images that the teacher has not seen.
+
+    Needs 'train-student --fold K/N' and 'predict-teacher --fold K/N' for every fold K of N
+    (calibrate.folds in the config). Writes round-R/calibration.json and .png.
+
+    Example: refine-labels calibrate --round 1 --apply
+    """
+    settings = Settings(config, run_dir, overrides)
+    run_dir, section = settings.run_dir, settings.section("calibrate", CalibrateConfig)
+    document = locked(run_dir, lambda: calibration.calibrate(section, run_dir, number, limit=limit))
+    table = [calibration_row(row) for row in best_by_strategy(document)]
+    title = f"best setting of each strategy and probability, by {section.by}, percent"
+    print_table(title, CALIBRATION_COLUMNS, table)
+    plot = write_calibration_plot(document, run_dir / f"round-{number}" / "calibration.png")
+    low, high = document["best_gain_interval"]
+    facts = {
+        "settings tried": document["settings"],
+        "expressions, images": f"{document['expressions']}, {document['images']}",
+        "predictions": document["predictions"],
+        "teacher's own masks, mIoU": document["teacher"]["mean_iou"],
+        "best gain in mIoU": f"{document['best_gain']:.4f} ({low:.4f} to {high:.4f}, 95 %)",
+        "seconds": document["seconds"],
+        "curves": plot,
+    }
+    if apply:
+        facts["applied"] = locked(run_dir, lambda: apply_best(document, run_dir))
+    print_facts(f"calibrate, round {number}", facts)
+    return 0
+
+
+CALIBRATION_COLUMNS = [
+    "strategy", "probability", "parameters", "min_gain", "mIoU", "oIoU", "refined", "helped",
+    "hurt", "small", "medium", "large",
+]  # fmt: skip
+
+
+def calibration_row(row: dict[str, Any]) -> list[Any]:
+    """Lay one setting out for a table: shares in percent, mIoU by size last."""
+    params = ", ".join(
+        f"{name.removeprefix('min_')} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in row["params"].items()
+        if value is not None
+    )
+    return [
+        row["strategy"],
+        row["probability"],
+        params,
+        row["min_gain"],
+        *(f"{100 * row[name]:.2f}" for name in ("mean_iou", "overall_iou", "match_rate")),
+        row["helped"],
+        row["hurt"],
+        *(
+            f"{100 * row['by_size'][size]:.1f}" if size in row["by_size"] else None
+            for size in SIZES
+        ),
+    ]
 
 
 def quality_facts(quality: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +182,8 @@ def quality_facts(quality: dict[str, Any]) -> dict[str, Any]:
         facts |= {
             "label mIoU, raw -> refined": _arrow(quality, "mean_iou"),
             "label oIoU, raw -> refined": _arrow(quality, "overall_iou"),
-            "best candidate mIoU": quality["best_candidate_mean_iou"],
+            "best candidate / union mIoU": f"{quality['best_candidate_mean_iou']:.4f} / "
+            f"{quality['best_union_mean_iou']:.4f}",
             "helped / hurt / unchanged": f"{quality['helped']} / {quality['hurt']} / "
             f"{quality['unchanged']}",
         }

@@ -1,9 +1,15 @@
 """Core: what a strategy may look at: one image's candidates and one expression's probability.
 
+Everything that a strategy asks is a number per candidate or per cell, made at most once per
+expression; so many strategies and thresholds can be tried on one label for the price of one.
+
 Shape legend: N candidates, C cells, H and W pixels, h and w the network's own stride.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +18,7 @@ from pipeline.cells import BoolArray, Cells, cell_sizes, pixels_per_cell, sums_p
 
 FloatArray = npt.NDArray[np.float32]
 CountArray = npt.NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,19 +35,105 @@ class ImageEvidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbSums:
+    """Sums of the teacher's probability p, in pixels."""
+
+    per_cell: CountArray
+    """Over each cell, (C,) float64."""
+    total: float
+    """Over the image."""
+    in_label: float
+    """Over P."""
+    in_uncovered_label: float
+    """Over the pixels of P that no candidate covers."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
     """One expression's pseudo-label, against the candidates of its image.
 
-    `prob_HW` is the teacher's foreground probability, float32 in [0, 1]; `label_HW` is P, the
-    teacher's mask (p > 0.5); `intersection_N` is |P & S| and `label_area` |P|, in pixels.
+    P is the teacher's mask, p its probability. The pixels are there while a label is made, and
+    left out (`without_pixels`) where only strategies are compared.
     """
 
     image: ImageEvidence
-    prob_HW: FloatArray
-    label_HW: BoolArray
     label_C: CountArray
-    intersection_N: CountArray
+    """Pixels of P per cell."""
     label_area: int
+    """Pixels of P."""
+    confidence_rank: float = 1.0
+    """Share of the round's labels of which the teacher is less sure, in [0, 1]."""
+    prob_HW: FloatArray | None = None
+    """p, float32 in [0, 1]."""
+    label_HW: BoolArray | None = None
+    """P."""
+    given_sums: ProbSums | None = None
+    """What `prob` answers, where the pixels are gone."""
+    _memory: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def remember(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Give what `make` answered when it was first asked for `key`."""
+        if key not in self._memory:
+            self._memory[key] = make()
+        answer: T = self._memory[key]
+        return answer
+
+    @cached_property
+    def intersection_N(self) -> CountArray:
+        """Count |P & S| per candidate, in pixels."""
+        return self.image.membership_NC @ self.label_C
+
+    @cached_property
+    def iou_N(self) -> CountArray:
+        """Give |P & S| / |P | S| per candidate, eq. (6); 0 where both are empty."""
+        union_N = self.label_area + self.image.area_N - self.intersection_N
+        return _share(self.intersection_N, union_N)
+
+    @cached_property
+    def label_coverage_N(self) -> CountArray:
+        """Give |P & S| / |P| per candidate, eq. (7), the paper's inter1; 0 where P is empty.
+
+        The paper adds a tiny epsilon to |P|; with whole pixels that only decides the empty case.
+        """
+        areas_N = np.full(len(self.intersection_N), float(self.label_area))
+        return _share(self.intersection_N, areas_N)
+
+    @cached_property
+    def mask_coverage_N(self) -> CountArray:
+        """Give |P & S| / |S| per candidate, eq. (8), the paper's inter2; 0 where S is empty."""
+        return _share(self.intersection_N, self.image.area_N)
+
+    @cached_property
+    def prob(self) -> ProbSums:
+        """Sum p over cells, image and P."""
+        if self.given_sums is not None:
+            return self.given_sums
+        assert self.prob_HW is not None, "an Evidence has pixels or sums"
+        assert self.label_HW is not None, "an Evidence has pixels or sums"
+        cells = self.image.cells
+        per_cell = sums_per_cell(cells, self.prob_HW)
+        inside = self.prob_HW[self.label_HW]
+        bare = inside[cells.cells[self.label_HW] == 0]
+        return ProbSums(
+            per_cell=per_cell,
+            total=float(per_cell.sum()),
+            in_label=float(inside.sum(dtype=np.float64)),
+            in_uncovered_label=float(bare.sum(dtype=np.float64)),
+        )
+
+    @cached_property
+    def soft_iou_N(self) -> CountArray:
+        """Give each candidate's expected IoU if every pixel is foreground with probability p.
+
+        sum of p in S, over |S| plus the sum of p outside S; 0 where both are empty.
+        """
+        inside_N = self.image.membership_NC @ self.prob.per_cell
+        return _share(inside_N, self.image.area_N + self.prob.total - inside_N)
+
+    @cached_property
+    def label_expected_iou(self) -> float:
+        """Give the expected IoU of P itself."""
+        return expected_share(self.prob.in_label, self.label_area, self.prob.total)
 
 
 def gather_image(cells: Cells) -> ImageEvidence:
@@ -52,13 +145,19 @@ def gather_image(cells: Cells) -> ImageEvidence:
     )
 
 
-def gather(image: ImageEvidence, prob_HW: FloatArray, label_HW: BoolArray) -> Evidence:
+def gather(
+    image: ImageEvidence,
+    prob_HW: FloatArray,
+    label_HW: BoolArray,
+    confidence_rank: float = 1.0,
+) -> Evidence:
     """Measure one pseudo-label against all candidates.
 
     Args:
         image: What `gather_image` gave.
         prob_HW: (H, W) float32 in [0, 1].
         label_HW: (H, W) bool, P.
+        confidence_rank: Share of the round's labels of which the teacher is less sure.
 
     Raises:
         ValueError: If sizes differ, or a probability is not finite.
@@ -70,58 +169,43 @@ def gather(image: ImageEvidence, prob_HW: FloatArray, label_HW: BoolArray) -> Ev
     label_C = pixels_per_cell(image.cells, label_HW).astype(np.float64)
     return Evidence(
         image=image,
+        label_C=label_C,
+        label_area=int(label_C.sum()),
+        confidence_rank=confidence_rank,
         prob_HW=prob_HW,
         label_HW=label_HW,
-        label_C=label_C,
-        intersection_N=image.membership_NC @ label_C,
-        label_area=int(label_C.sum()),
     )
 
 
-def iou_N(evidence: Evidence) -> CountArray:
-    """Give |P & S| / |P | S| per candidate, eq. (6); 0 where both are empty."""
-    union_N = evidence.label_area + evidence.image.area_N - evidence.intersection_N
-    return _share(evidence.intersection_N, union_N)
-
-
-def label_coverage_N(evidence: Evidence) -> CountArray:
-    """Give |P & S| / |P| per candidate, eq. (7), the paper's inter1; 0 where P is empty.
-
-    The paper adds a tiny epsilon to |P|; with whole pixels that only decides the empty case.
-    """
-    areas_N = np.full(len(evidence.intersection_N), float(evidence.label_area))
-    return _share(evidence.intersection_N, areas_N)
-
-
-def mask_coverage_N(evidence: Evidence) -> CountArray:
-    """Give |P & S| / |S| per candidate, eq. (8), the paper's inter2; 0 where S is empty."""
-    return _share(evidence.intersection_N, evidence.image.area_N)
-
-
-def prob_per_cell(evidence: Evidence) -> CountArray:
-    """Sum the teacher's probability over each cell, (C,) float64."""
-    return sums_per_cell(evidence.image.cells, evidence.prob_HW)
-
-
-def soft_iou_N(evidence: Evidence) -> CountArray:
-    """Give each candidate's expected IoU if every pixel is foreground with probability p.
-
-    sum of p in S, over |S| plus the sum of p outside S; 0 where both are empty.
-    """
-    prob_C = prob_per_cell(evidence)
-    inside_N = evidence.image.membership_NC @ prob_C
-    return _share(inside_N, evidence.image.area_N + float(prob_C.sum()) - inside_N)
+def without_pixels(evidence: Evidence) -> Evidence:
+    """Keep what strategies ask, some kilobytes, and let go of the pixels."""
+    return Evidence(
+        image=evidence.image,
+        label_C=evidence.label_C,
+        label_area=evidence.label_area,
+        confidence_rank=evidence.confidence_rank,
+        given_sums=evidence.prob,
+    )
 
 
 def _share(part: CountArray, whole: CountArray) -> CountArray:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
-def expected_iou(prob_HW: FloatArray, mask_HW: BoolArray) -> float:
-    """Estimate a mask's IoU with the truth, if every pixel is foreground with probability p.
+def expected_share(inside: float, area: float, total: float) -> float:
+    """Give the expected IoU of a mask: p in it, over its area plus p outside; 0 if that is empty.
 
-    sum of p inside the mask, over mask area plus the sum of p outside; 0 if that is empty.
+    Args:
+        inside: Sum of p over the mask.
+        area: Pixels of the mask.
+        total: Sum of p over the image.
     """
-    inside = float(prob_HW[mask_HW].sum(dtype=np.float64))
-    union = float(mask_HW.sum()) + float(prob_HW.sum(dtype=np.float64)) - inside
+    union = area + total - inside
     return inside / union if union > 0 else 0.0
+
+
+def expected_iou(prob_HW: FloatArray, mask_HW: BoolArray) -> float:
+    """Estimate a mask's IoU with the truth, if every pixel is foreground with probability p."""
+    inside = float(prob_HW[mask_HW].sum(dtype=np.float64))
+    total = float(prob_HW.sum(dtype=np.float64))
+    return expected_share(inside, float(np.count_nonzero(mask_HW)), total)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pipeline.cells import BoolArray
 from pipeline.errors import StoreError
 from pipeline.store import ArraySpec, open_store
-from refine.refined import Refined
+from refine.choice import Refined
 from refine.strategies import STRATEGIES
 
 WEIGHT_ONE = 255
@@ -99,6 +99,11 @@ class LabelReader:
         """Give the per-label columns as arrays in memory: everything but mask and weight."""
         self._open()
         return self._scalars
+
+    def code_of(self, strategy: str) -> int:
+        """Give the code of a strategy in this store's `source`; -2 if the store has none."""
+        self._open()
+        return self._strategies.index(strategy) if strategy in self._strategies else -2
 
     def read(self, row: int) -> Label | None:
         """Give the label of store row `row`; None where the item failed.

@@ -7,11 +7,9 @@ arXiv:2406.01451) unless another source is named.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
 from pipeline.cells import BoolArray
-from refine.evidence import Evidence, iou_N, label_coverage_N, mask_coverage_N, soft_iou_N
-from refine.refined import Refined, check_share, union_of
+from refine.choice import Choice, check_share, union_of
+from refine.evidence import CountArray, Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,34 +90,36 @@ class SoftIouConfig:
         check_share("min_iou", self.min_iou)
 
 
-def iom(evidence: Evidence, config: IomConfig) -> Refined | None:
+def iom(evidence: Evidence, config: IomConfig) -> Choice | None:
     """Take the candidate with the best IoU with P, eq. (6), if that is good enough.
 
     Of equally good candidates the first is taken. `score` is the IoU.
     """
-    scores_N = iou_N(evidence)
-    if len(scores_N) == 0 or not scores_N.max() > config.min_iou:
-        return None
-    chosen_N = np.zeros(len(scores_N), np.bool_)
-    chosen_N[int(scores_N.argmax())] = True
-    return union_of("iom", evidence, chosen_N, float(scores_N.max()))
+    return _best_of("iom", evidence, evidence.iou_N, config.min_iou)
 
 
-def soft_iou(evidence: Evidence, config: SoftIouConfig) -> Refined | None:
+def soft_iou(evidence: Evidence, config: SoftIouConfig) -> Choice | None:
     """Take the candidate with the highest expected IoU, if each pixel is foreground with p.
 
     sum of p in S, over |S| plus the sum of p outside S. Not in SemiRES: no threshold at 0.5 throws
     away how sure the teacher is. Of equally good candidates the first is taken.
     """
-    scores_N = soft_iou_N(evidence)
-    if len(scores_N) == 0 or not scores_N.max() > config.min_iou:
+    return _best_of("soft-iou", evidence, evidence.soft_iou_N, config.min_iou)
+
+
+def _best_of(source: str, evidence: Evidence, score_N: CountArray, limit: float) -> Choice | None:
+    best = int(score_N.argmax()) if len(score_N) else -1
+    if best < 0 or not score_N[best] > limit:
         return None
-    chosen_N = np.zeros(len(scores_N), np.bool_)
-    chosen_N[int(scores_N.argmax())] = True
-    return union_of("soft-iou", evidence, chosen_N, float(scores_N.max()))
+    return Choice(
+        source=source,
+        score=float(score_N[best]),
+        num_chosen=1,
+        chosen_C=evidence.image.cells.membership[best],
+    )
 
 
-def cpi(evidence: Evidence, config: CpiConfig) -> Refined | None:
+def cpi(evidence: Evidence, config: CpiConfig) -> Choice | None:
     """Merge every candidate that belongs to P, eq. (7) and (8), Algorithm 1.
 
     Candidate S is merged when a coverage exceeds its threshold (the text says both, Algorithm 1 and
@@ -127,22 +127,21 @@ def cpi(evidence: Evidence, config: CpiConfig) -> Refined | None:
     instead of dividing by zero. `score` is the best coverage among the tests that are on.
     """
     tests = (
-        (label_coverage_N(evidence), config.min_label_coverage),
-        (mask_coverage_N(evidence), config.min_mask_coverage),
+        (evidence.label_coverage_N, config.min_label_coverage),
+        (evidence.mask_coverage_N, config.min_mask_coverage),
     )
     active = [(coverage_N, limit) for coverage_N, limit in tests if limit is not None]
-    join = np.any if config.combine == "or" else np.all
-    chosen_N: BoolArray = join([coverage_N > limit for coverage_N, limit in active], axis=0)
+    passed = [coverage_N > limit for coverage_N, limit in active]
+    chosen_N: BoolArray = passed[0]
+    for other_N in passed[1:]:
+        chosen_N = chosen_N | other_N if config.combine == "or" else chosen_N & other_N
     if config.max_area_ratio is not None:
         chosen_N = chosen_N & (evidence.image.area_N <= config.max_area_ratio * evidence.label_area)
     if not chosen_N.any():
         return None
     score = max(float(coverage_N[chosen_N].max()) for coverage_N, _ in active)
     merged = union_of(_CPI_NAMES.get(type(config), "cpi"), evidence, chosen_N, score)
-    if not config.keep_uncovered:
-        return merged
-    uncovered_HW = evidence.label_HW & (evidence.image.cells.cells == 0)
-    return replace(merged, mask_HW=merged.mask_HW | uncovered_HW)
+    return replace(merged, keep_uncovered=True) if config.keep_uncovered else merged
 
 
 _CPI_NAMES: dict[type[CpiConfig], str] = {

@@ -1,52 +1,40 @@
 """Shell: refine one round's teacher predictions into label shards."""
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.candidates import CandidateReader, no_candidates
-from pipeline.cells import Cells
+from pipeline.config import parse_config
 from pipeline.engines import Engine
 from pipeline.errors import ConfigError, ItemError, StoreError
-from pipeline.images import canvas_size
-from pipeline.manifest import Manifest, load_manifest
+from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
-from pipeline.records import FailedItem, Plan, require_rows, stored_plan, write_json
-from pipeline.runner import Replace, ShardResult, StageSummary, run_stage, shards_of
-from refine.evidence import ImageEvidence, expected_iou, gather, gather_image
-from refine.labels import (
-    STRATEGY_NAMES,
-    empty_columns,
-    encode_label,
-    label_arrays,
+from pipeline.records import (
+    FailedItem,
+    Plan,
+    read_json,
+    require_rows,
+    stored_plan,
+    write_json,
 )
+from pipeline.runner import Replace, ShardResult, StageSummary, run_stage, shards_of
+from refine.evidence import ImageEvidence, expected_iou
+from refine.labels import STRATEGY_NAMES, empty_columns, encode_label, label_arrays
+from refine.plots import write_quality_plot
+from refine.predictions import Prediction, Predictions
+from refine.probability import ProbabilityConfig
 from refine.quality import label_sums, report, truth_sums
-from refine.strategies import ALWAYS_ANSWER, Chain, ParameterValue, parse_chain, refine
-from refine.teacher_store import TeacherReader
-from refine.upsample import sigmoid, upsample_align_corners
+from refine.strategies import ALWAYS_ANSWER, Chain, ChainLink, parse_chain, refine
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Raised whenever the same config and inputs would give other labels."""
 
 VERB = "refine-labels"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainLink:
-    """One strategy of the chain."""
-
-    strategy: str
-    """A name of `STRATEGIES`."""
-    params: dict[str, ParameterValue] = field(default_factory=dict)
-    """Its parameters; what is left out takes the paper's value."""
-    min_gain: float | None = None
-    """Accept its answer only if the expected IoU exceeds that of the teacher's mask by more than
-    this; None accepts every answer."""
 
 
 DEFAULT_CHAIN = (ChainLink(strategy="cpi-u"), ChainLink(strategy="pwa"))
@@ -58,6 +46,8 @@ class RefineConfig:
 
     chain: tuple[ChainLink, ...] = DEFAULT_CHAIN
     """Strategies in the order in which they are asked; the last must always answer."""
+    probability: ProbabilityConfig = field(default_factory=ProbabilityConfig)
+    """How the probability that they see is made of the teacher's logits."""
     shard_size: int = 256
     """Expressions per shard and task."""
     measure: bool = True
@@ -75,9 +65,7 @@ class RefineConfig:
         Raises:
             ValueError: If the chain does not hold together.
         """
-        return parse_chain(
-            [(link.strategy, link.params, link.min_gain) for link in self.chain], "chain"
-        )
+        return parse_chain(self.chain, "chain")
 
 
 def with_strategy(config: RefineConfig, strategy: str) -> RefineConfig:
@@ -90,9 +78,29 @@ def with_strategy(config: RefineConfig, strategy: str) -> RefineConfig:
     fallback = given.get("pwa", ChainLink(strategy="pwa"))
     chain = (first,) if strategy in ALWAYS_ANSWER else (first, fallback)
     try:
-        return RefineConfig(chain=chain, shard_size=config.shard_size, measure=config.measure)
+        return dataclasses.replace(config, chain=chain)
     except ValueError as error:
         raise ConfigError(f"--strategy {strategy}: {error}") from error
+
+
+def config_of_round(config: RefineConfig, run_dir: Path, number: int) -> RefineConfig:
+    """Give the config with the chain that calibration chose for the round, where it was applied.
+
+    Raises:
+        StoreError: If it was chosen for another data set, or the file is damaged.
+    """
+    path = RunPaths(run_dir).chosen_strategy(number)
+    if not path.exists():
+        return config
+    document = read_json(path)
+    if document.get("manifest") != load_manifest(RunPaths(run_dir).manifest).fingerprint:
+        raise StoreError(
+            f"{path}: chosen for another data set; run 'refine-labels calibrate --round {number} "
+            "--apply' again, or remove the file"
+        )
+    chosen = {name: document.get(name) for name in ("chain", "probability")}
+    parsed = parse_config(RefineConfig, chosen, str(path))
+    return dataclasses.replace(config, chain=parsed.chain, probability=parsed.probability)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,69 +114,48 @@ class RefineWork:
 
     def __call__(self, rows: range) -> ShardResult:
         """Compute the label columns of the given teacher rows."""
-        teacher = self._teacher.read(rows)
         columns = empty_columns(len(rows), self.canvas)
-        columns["expression"][:] = teacher["expression"]
-        columns["image"][:] = self._manifest.expression_image[teacher["expression"]]
         sums: Counter[str] = Counter()
         failures: list[FailedItem] = []
-        for image, group in groupby(range(len(rows)), key=lambda row: int(columns["image"][row])):
-            evidence = gather_image(self._cells_of(image))
-            for row in group:
+        for image, evidence, predictions in self._predictions.by_image(rows):
+            for prediction in predictions:
+                row = prediction.row - rows.start
+                columns["expression"][row] = prediction.expression
+                columns["image"][row] = image
                 try:
-                    if not teacher["valid"][row]:
+                    if not prediction.valid:
                         raise ItemError("the teacher could not predict it; see its failures")
-                    sums.update(self._refine_row(columns, row, evidence, teacher["logit"][row]))
+                    sums.update(self._refine_row(columns, row, evidence, prediction))
                 except StoreError:
                     raise
                 except ValueError as error:
-                    expression = int(columns["expression"][row])
-                    item = self._manifest.describe_expression(expression)
+                    item = self._predictions.manifest.describe_expression(prediction.expression)
                     failures.append(FailedItem(item=item, reason=str(error)))
                     sums["failed"] += 1
         return ShardResult(columns=columns, failures=tuple(failures), counters=dict(sums))
 
     def _refine_row(
-        self, columns: dict[str, Any], row: int, image: ImageEvidence, logit_hw: Any
+        self, columns: dict[str, Any], row: int, image: ImageEvidence, prediction: Prediction
     ) -> dict[str, float]:
-        logit_HW = upsample_align_corners(logit_hw, image.cells.size)
-        evidence = gather(image, sigmoid(logit_HW), logit_HW > 0)
+        evidence, own_HW = self._predictions.see(image, prediction, self.config.probability)
+        assert evidence.prob_HW is not None
         refined = refine(evidence, self._chain)
         expected = expected_iou(evidence.prob_HW, refined.mask_HW)
-        sums = label_sums(evidence, refined, expected)
+        sums = label_sums(evidence, refined, expected, int(np.count_nonzero(own_HW)))
         if self.config.measure:
-            expression = int(columns["expression"][row])
-            object_row = int(self._manifest.expression_object[expression])
-            truth_HW = self._manifest.truth(object_row, self.canvas)
+            truth_HW = self._predictions.truth(prediction, self.canvas)
             if truth_HW is not None:
-                sums |= truth_sums(evidence, refined, truth_HW)
+                sums |= truth_sums(image, refined, own_HW, truth_HW)
         encode_label(columns, row, refined, expected)  # last: a row that fails keeps no label
         return sums
 
-    def _cells_of(self, image: int) -> Cells:
-        """Give an image's cells; an image whose candidates failed has none of them."""
-        row = int(np.searchsorted(self._candidate_images, image))
-        candidates = self._candidates.read(row)
-        if candidates is None:
-            height, width = (int(side) for side in self._manifest.image_size[image])
-            candidates = no_candidates(canvas_size((height, width), self.canvas))
-        return candidates.cells
-
     @cached_property
-    def _manifest(self) -> Manifest:
-        return load_manifest(RunPaths(self.run_dir).manifest)
-
-    @cached_property
-    def _candidate_images(self) -> Any:
-        return self._manifest.images_of("train")
-
-    @cached_property
-    def _candidates(self) -> CandidateReader:
-        return CandidateReader(RunPaths(self.run_dir).candidates)
-
-    @cached_property
-    def _teacher(self) -> TeacherReader:
-        return TeacherReader(RunPaths(self.run_dir).teacher(self.number))
+    def _predictions(self) -> Predictions:
+        return Predictions(
+            run_dir=self.run_dir,
+            teacher=RunPaths(self.run_dir).teacher(self.number),
+            contexts=(self.config.probability.context,),
+        )
 
     @cached_property
     def _chain(self) -> Chain:
@@ -196,6 +183,7 @@ def plan_refinement(config: RefineConfig, run_dir: Path, number: int) -> Plan:
             "algorithm_version": ALGORITHM_VERSION,
             "canvas": canvas,
             "chain": config.parsed_chain(),
+            "probability": config.probability,
             "measure": config.measure,
             "inputs": {
                 "manifest": load_manifest(paths.manifest).fingerprint,
@@ -238,12 +226,16 @@ def refine_labels(
     rows = range(min(plan.num_items, last * plan.shard_size))
     require_rows(paths.teacher(number), f"predict-teacher --round {number}", rows)
     require_rows(paths.candidates, "sam-candidates", _candidate_rows(run_dir, rows))
+    if config.probability.context != "none":
+        require_rows(paths.teacher(number), f"predict-teacher --round {number}", None)
     work = RefineWork(run_dir=run_dir, number=number, canvas=plan.decides["canvas"], config=config)
     summary = run_stage(
         plan, work, engine=engine, limit=limit, replace=replace, made_by=f"{VERB} --round {number}"
     )
     quality = report(summary.counters)
-    write_json(paths.quality(number), {"round": number, "chain": config.chain, **quality})
+    document = {"round": number, "chain": config.chain, "probability": config.probability}
+    write_json(paths.quality(number), document | quality)
+    write_quality_plot(quality, paths.quality(number).with_suffix(".png"))
     return summary, quality
 
 

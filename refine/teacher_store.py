@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pipeline.errors import StoreError
 from pipeline.store import ArraySpec, open_store
+from refine.upsample import sigmoid
 
 LOGIT_LIMIT = 60_000.0  # float16 ends at 65 504
 
@@ -23,6 +24,7 @@ def teacher_arrays(stride_size: tuple[int, int]) -> tuple[ArraySpec, ...]:
     return (
         ArraySpec(name="expression", dtype="int64", fill_value=-1),
         ArraySpec(name="valid", dtype="uint8"),
+        ArraySpec(name="confidence", dtype="float32"),
         ArraySpec(name="logit", dtype="float16", row_shape=stride_size, chunk_rows=16),
     )
 
@@ -43,12 +45,33 @@ def encode_logits(logit_Ehw: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]
     return np.asarray(np.where(lost, np.copysign(tiny, logit_Ehw), rounded), np.float16)
 
 
+def confidence_of(logit_Ehw: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+    """Give the mean probability over each mask at the network's stride, (E,); 0 if it is empty."""
+    margin_Ehw = logit_Ehw.astype(np.float32)
+    inside_Ehw = margin_Ehw > 0
+    prob_Ehw = np.where(inside_Ehw, sigmoid(margin_Ehw), 0)
+    count_E = np.maximum(np.count_nonzero(inside_Ehw, axis=(1, 2)), 1)
+    return np.asarray(prob_Ehw.sum(axis=(1, 2), dtype=np.float64) / count_E, np.float32)
+
+
 class TeacherReader:
     """Read a run of rows of `teacher.zarr`; opens the store at its first use."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._arrays: dict[str, Any] = {}
+        self._scalars: dict[str, npt.NDArray[Any]] = {}
+
+    def scalars(self) -> dict[str, npt.NDArray[Any]]:
+        """Give `expression`, `valid` and `confidence` of all rows.
+
+        Raises:
+            StoreError: If they are missing or damaged.
+        """
+        if not self._scalars:
+            names = ("expression", "valid", "confidence")
+            self._scalars = self._read(names, slice(None), "all rows")
+        return self._scalars
 
     def read(self, rows: range) -> dict[str, npt.NDArray[Any]]:
         """Give `expression` (n,), `valid` (n,) and `logit` (n, h, w) of the given rows.
@@ -56,12 +79,22 @@ class TeacherReader:
         Raises:
             StoreError: If they are missing or damaged.
         """
+        where = f"rows {rows.start} to {rows.stop}"
+        names = ("expression", "valid", "logit")
+        return self._read(names, slice(rows.start, rows.stop), where)
+
+    def _read(self, names: tuple[str, ...], rows: slice, where: str) -> dict[str, npt.NDArray[Any]]:
         if not self._arrays:
             self._arrays = dict(open_store(self._path).arrays())
         try:
-            return {name: array[rows.start : rows.stop] for name, array in self._arrays.items()}
+            return {name: self._arrays[name][rows] for name in names}
+        except KeyError as error:
+            raise StoreError(
+                f"{self._path}: has no array {error}; made by an earlier version, make it again "
+                "with 'predict-teacher --force'"
+            ) from error
         except (ValueError, RuntimeError, IndexError, OSError) as error:
             raise StoreError(
-                f"{self._path}: rows {rows.start} to {rows.stop} cannot be read "
+                f"{self._path}: {where} cannot be read "
                 f"({' '.join(str(error).split())}); run 'inspect-shards verify {self._path}'"
             ) from error

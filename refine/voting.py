@@ -3,13 +3,13 @@
 Shape legend: N candidates, C cells, H and W pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.cells import BoolArray, mask_of_cells
-from refine.evidence import CountArray, Evidence, expected_iou, prob_per_cell
-from refine.refined import Refined, check_share, union_of
+from pipeline.cells import BoolArray
+from refine.choice import Choice, check_share, expected_iou_of, union_of
+from refine.evidence import CountArray, Evidence, ImageEvidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,56 +40,77 @@ class BestUnionConfig:
             raise ValueError("expected max_parts of at least 1 and min_step of at least 0")
 
 
-def vote(evidence: Evidence, config: VoteConfig) -> Refined | None:
+def vote(evidence: Evidence, config: VoteConfig) -> Choice | None:
     """Let every cell be foreground or background as a whole; cell 0 stays as the teacher has it.
 
     The candidates' edges replace the teacher's blurry ones wherever there is an edge, and no
     candidate has to match the label as a whole. `score` is the expected IoU of the result. No
     answer for an image without candidates, or where nothing would be foreground.
     """
-    cells = evidence.image.cells
-    if cells.num_candidates == 0:
+    if evidence.image.cells.num_candidates == 0:
         return None
-    prob_C, size_C = prob_per_cell(evidence), evidence.image.size_C
-    mean_C = np.divide(prob_C, size_C, out=np.zeros_like(prob_C), where=size_C > 0)
-    chosen_C = mean_C > config.min_prob
+    prob_C, size_C = evidence.prob.per_cell, evidence.image.size_C
+    chosen_C = prob_C > config.min_prob * size_C
     chosen_C[0] = False
-    mask_HW = mask_of_cells(cells, chosen_C) | (evidence.label_HW & (cells.cells == 0))
-    if not mask_HW.any():
+    if not chosen_C.any() and not evidence.label_C[0]:
         return None
-    score = expected_iou(evidence.prob_HW, mask_HW)
-    return Refined(mask_HW=mask_HW, weight_HW=None, source="vote", score=score, num_chosen=0)
+    choice = Choice(source="vote", score=0.0, chosen_C=chosen_C, keep_uncovered=True)
+    return replace(choice, score=expected_iou_of(evidence, choice))
 
 
-def best_union(evidence: Evidence, config: BestUnionConfig) -> Refined | None:
+def best_union(evidence: Evidence, config: BestUnionConfig) -> Choice | None:
     """Grow a union greedily by the candidate that raises its expected IoU most.
 
     The first is the candidate of the highest soft IoU; ties go to the first candidate. `score` is
     the expected IoU of the union.
     """
-    prob_C, membership_NC = prob_per_cell(evidence), evidence.image.membership_NC
-    num_candidates = len(membership_NC)
-    chosen_N = np.zeros(num_candidates, np.bool_)
-    taken_C: BoolArray = np.zeros(len(prob_C), np.bool_)
-    best = 0.0
-    for _ in range(min(config.max_parts, num_candidates)):
-        gains_N = _expected_iou_with(membership_NC, prob_C, evidence.image.size_C, taken_C)
-        candidate = int(gains_N.argmax())
-        if not gains_N[candidate] > best + config.min_step:
-            break
-        best = float(gains_N[candidate])
-        chosen_N[candidate] = True
-        taken_C |= evidence.image.cells.membership[candidate]
+    steps = (config.max_parts, config.min_step)
+    chosen_N, best = evidence.remember(
+        ("union", *steps),
+        lambda: grow_union(evidence.image, evidence.prob.per_cell, evidence.prob.total, *steps),
+    )
     if not best > config.min_expected_iou:
         return None
     return union_of("best-union", evidence, chosen_N, best)
 
 
-def _expected_iou_with(
-    membership_NC: CountArray, prob_C: CountArray, size_C: CountArray, taken_C: BoolArray
-) -> CountArray:
-    """Give the expected IoU of the union so far with each candidate added, (N,)."""
-    inside_N = float(prob_C[taken_C].sum()) + membership_NC @ np.where(taken_C, 0, prob_C)
-    area_N = float(size_C[taken_C].sum()) + membership_NC @ np.where(taken_C, 0, size_C)
-    union_N = area_N + float(prob_C.sum()) - inside_N
-    return np.divide(inside_N, union_N, out=np.zeros_like(inside_N), where=union_N > 0)
+def grow_union(
+    image: ImageEvidence, prob_C: CountArray, total: float, max_parts: int, min_step: float
+) -> tuple[BoolArray, float]:
+    """Add the candidate that raises the union's expected IoU most, as long as one does.
+
+    With a truth's pixels per cell in place of p this is the union that is best in truth, as far as
+    a greedy choice finds it.
+
+    Args:
+        image: Candidates of the image.
+        prob_C: Sum of p over each cell, (C,).
+        total: Sum of p over the image.
+        max_parts: Candidates at most.
+        min_step: What a further candidate must add.
+
+    Returns:
+        The candidates, (N,) bool, and the expected IoU of their union.
+    """
+    num_candidates = len(image.membership_NC)
+    chosen_N = np.zeros(num_candidates, np.bool_)
+    left_prob_C, left_size_C = prob_C.copy(), image.size_C.copy()
+    inside, area, best = 0.0, 0.0, 0.0
+    for _ in range(min(max_parts, num_candidates)):
+        added = image.membership_NC @ np.stack([left_prob_C, left_size_C], 1)
+        inside_N, area_N = inside + added[:, 0], area + added[:, 1]
+        union_N = area_N + total - inside_N
+        iou_N = np.divide(inside_N, union_N, out=np.zeros_like(inside_N), where=union_N > 0)
+        candidate = int(iou_N.argmax())
+        if not iou_N[candidate] > best + min_step:
+            break
+        best, inside, area = (
+            float(iou_N[candidate]),
+            float(inside_N[candidate]),
+            float(area_N[candidate]),
+        )
+        chosen_N[candidate] = True
+        taken_C = image.cells.membership[candidate]
+        left_prob_C[taken_C] = 0
+        left_size_C[taken_C] = 0
+    return chosen_N, best

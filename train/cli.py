@@ -20,6 +20,8 @@ from pipeline.commands import (
     verb,
 )
 from pipeline.engines import Engine
+from pipeline.errors import ConfigError
+from pipeline.folds import Fold, parse_fold
 from pipeline.manifest import SPLITS
 from pipeline.records import FailedItem
 
@@ -27,12 +29,27 @@ ROUND = click.option(
     "--round", "number", type=click.IntRange(min=0), default=1, show_default=True,
     help="The round; 0 is the burn-in on labelled data alone.",
 )  # fmt: skip
+
+
+def _fold(_context: click.Context, _option: click.Parameter, text: str | None) -> Fold | None:
+    """Read --fold; what is wrong with it is an unusable argument."""
+    try:
+        return None if text is None else parse_fold(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+FOLD = click.option(
+    "--fold", metavar="K/N", callback=_fold,
+    help="For calibration: the K-th of N parts of the labelled images; --round is not used.",
+)  # fmt: skip
 FORCE = click.option("--force", is_flag=True, help="Train anew, whatever is there.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Check config and inputs; write nothing.")
 
 
 @click.command(context_settings=CONTEXT)
 @ROUND
+@FOLD
 @stage_options
 @verb
 def predict_teacher(
@@ -41,6 +58,7 @@ def predict_teacher(
     run_dir: Path,
     overrides: tuple[str, ...],
     number: int,
+    fold: Fold | None,
     limit: int | None,
     workers: int,
     cluster: str | None,
@@ -49,6 +67,9 @@ def predict_teacher(
 ) -> int:
     """Predict every unlabelled expression with the teacher of round R - 1.
 
+    With --fold: the labelled expressions of that fold, with the burn-in that has not seen them, for
+    'refine-labels calibrate'.
+
     Example: predict-teacher --round 1 --workers 2
     """
     from train import predict
@@ -56,8 +77,9 @@ def predict_teacher(
 
     settings = Settings(config, run_dir, overrides)
     run_dir, section = settings.run_dir, settings.section("teacher", TeacherConfig)
+    number = number if fold is None else 1
     if dry_run:
-        plan = predict.plan_teacher(section, run_dir, number)[0]
+        plan = predict.plan_teacher(section, run_dir, number, fold)[0]
         return print_plan(plan, limit, f"predict-teacher --round {number}")
     summary = locked(
         run_dir,
@@ -68,6 +90,7 @@ def predict_teacher(
             engine=Engine(workers=workers, cluster=cluster),
             limit=limit,
             replace=force_to_replace(force),
+            fold=fold,
         ),
     )
     return finish_stage(summary)
@@ -75,6 +98,7 @@ def predict_teacher(
 
 @click.command(context_settings=CONTEXT)
 @ROUND
+@FOLD
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N samples only.")
 @DRY_RUN
 @FORCE
@@ -86,13 +110,15 @@ def train_student(
     run_dir: Path,
     overrides: tuple[str, ...],
     number: int,
+    fold: Fold | None,
     limit: int | None,
     dry_run: bool,
     force: bool,
 ) -> int:
     """Train a round's student and its EMA teacher, resuming where it was stopped.
 
-    Round 0 trains on labelled data alone: the supervised baseline.
+    Round 0 trains on labelled data alone: the supervised baseline. With --fold it leaves that part
+    of the labelled images out and lies apart, in RUN_DIR/calibration.
 
     Example: train-student --round 2 --set train.student.steps=1000
     """
@@ -102,18 +128,19 @@ def train_student(
 
     settings = Settings(config, run_dir, overrides)
     run_dir, section = settings.run_dir, settings.section("train", TrainConfig)
+    number = number if fold is None else 0
     if dry_run:
-        plan = student_plan(section, run_dir, number, limit)
+        plan = student_plan(section, run_dir, number, limit, fold=fold)
         click.echo(f"train-{number}: {phase_of(section, number).steps} steps, {plan}")
         return 0
     summary = locked(
         run_dir,
         lambda: student.train_student(
-            section, run_dir, number, limit=limit, replace=force_to_replace(force)
+            section, run_dir, number, limit=limit, replace=force_to_replace(force), fold=fold
         ),
     )
     print_facts(
-        f"train-{number}",
+        f"train-{number}" if fold is None else f"train-0 without fold {fold}",
         {
             "steps": summary.steps,
             "labelled expressions": summary.labelled,

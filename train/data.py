@@ -17,7 +17,7 @@ from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import FailedItem
 from refine.labels import NO_LABEL, LabelReader
-from refine.strategies import ALWAYS_ANSWER
+from refine.strategies import KEEP_LABEL, UNTRAINED
 from train import augment
 from train.config import TrainConfig
 from train.order import LABELLED, Draw, draws_at
@@ -76,7 +76,9 @@ class SampleIndex:
 
 
 def build_index(
-    manifest: Manifest, labels: Path | None
+    manifest: Manifest,
+    labels: Path | None,
+    held_out: npt.NDArray[np.int64] | None = None,
 ) -> tuple[SampleIndex, tuple[FailedItem, ...]]:
     """List what a round may draw from.
 
@@ -86,6 +88,7 @@ def build_index(
     Args:
         manifest: The data set; only expressions of labelled images with a truth are used.
         labels: The round's labels.zarr; None for round 0.
+        held_out: Manifest rows of labelled images that are not used; None uses all.
 
     Returns:
         The index, and the labelled images that cannot be used.
@@ -96,6 +99,8 @@ def build_index(
     rows = manifest.expressions_of("train", labelled=True)
     lengths = np.diff(manifest.object_rle.offsets)
     rows = rows[lengths[manifest.expression_object[rows]] > 0]
+    if held_out is not None:
+        rows = rows[~np.isin(manifest.expression_image[rows], held_out)]
     images = manifest.expression_image[rows]
     bad: dict[int, FailedItem] = {}
     for image in np.unique(images):
@@ -112,7 +117,9 @@ def build_index(
         )
     refined = np.zeros(0, np.int64)
     if labels is not None:
-        refined = np.flatnonzero(LabelReader(labels).scalars()["source"] != NO_LABEL)
+        reader = LabelReader(labels)
+        left_out = [NO_LABEL, *(reader.code_of(name) for name in UNTRAINED)]
+        refined = np.flatnonzero(~np.isin(reader.scalars()["source"], left_out))
         if not len(refined):
             raise StoreError(
                 f"{labels}: holds no label: nothing is unlabelled, or all items failed"
@@ -216,7 +223,7 @@ class _OpenRound:
             label.expression,
             label.mask.astype(np.uint8),
             weight,
-            label.source not in ALWAYS_ANSWER,
+            label.source not in KEEP_LABEL,
         )
 
 

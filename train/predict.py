@@ -14,19 +14,20 @@ from torch import nn
 
 from pipeline.devices import resolve_device, use_threads
 from pipeline.engines import Engine
-from pipeline.errors import ItemError, StoreError
+from pipeline.errors import ConfigError, ItemError, StoreError
+from pipeline.folds import Fold, held_out_images
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import FailedItem, Plan
 from pipeline.runner import Replace, ShardResult, StageSummary, run_stage
-from refine.teacher_store import encode_logits, teacher_arrays
+from refine.teacher_store import confidence_of, encode_logits, teacher_arrays
 from train import augment
 from train.config import TeacherConfig
 from train.data import SquareCache
 from train.text import TextEncoder
 from train.trained import Trained, load_trained, predict_margins, read_trained
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Raised whenever the same weights and inputs would give other predictions."""
 
 
@@ -97,7 +98,8 @@ class TeacherWork:
     """Predict the expressions of one shard."""
 
     run_dir: Path
-    number: int
+    student: Path
+    fold: Fold | None
     weights_sha256: str
     batch_size: int
     device: str
@@ -106,14 +108,14 @@ class TeacherWork:
         """Give the columns of `teacher.zarr` for the given rows."""
         use_threads(1)  # on a CPU the last bits depend on the number of threads
         paths = RunPaths(self.run_dir)
-        student = paths.student(self.number - 1)
         device = resolve_device(self.device)
-        trained, network, text = _load(student, self.weights_sha256, device)
+        trained, network, text = _load(self.student, self.weights_sha256, device)
         manifest = load_manifest(paths.manifest)
-        expressions = manifest.expressions_of("train", labelled=False)[rows.start : rows.stop]
+        expressions = expressions_to_predict(manifest, self.fold)[rows.start : rows.stop]
         columns: dict[str, npt.NDArray[Any]] = {
             "expression": expressions,
             "valid": np.zeros(len(rows), np.uint8),
+            "confidence": np.zeros(len(rows), np.float32),
             "logit": np.zeros((len(rows), *trained.stride_size), np.float16),
         }
         predictor = Predictor(
@@ -127,7 +129,9 @@ class TeacherWork:
         counters: dict[str, float] = defaultdict(float)
         for positions, margin_Bhw, failed in predictor.margins(expressions):
             if len(positions):
-                columns["logit"][positions] = encode_logits(margin_Bhw)
+                logit_Bhw = encode_logits(margin_Bhw)
+                columns["logit"][positions] = logit_Bhw
+                columns["confidence"][positions] = confidence_of(logit_Bhw)
                 columns["valid"][positions] = 1
                 counters["foreground_share"] += float((margin_Bhw > 0).mean(axis=(1, 2)).sum())
             counters["predicted"] += len(positions)
@@ -138,27 +142,49 @@ class TeacherWork:
         return ShardResult(columns=columns, failures=tuple(failures), counters=dict(counters))
 
 
-def plan_teacher(config: TeacherConfig, run_dir: Path, number: int) -> tuple[Plan, Trained]:
-    """Freeze what one round's predictions will be made of.
+def expressions_to_predict(manifest: Manifest, fold: Fold | None) -> npt.NDArray[np.int64]:
+    """List the manifest rows of a teacher's expressions, in image order.
+
+    All unlabelled ones; or for a fold the labelled ones of its images, whose truth is known.
+    """
+    if fold is None:
+        return manifest.expressions_of("train", labelled=False)
+    rows = manifest.expressions_of("train", labelled=True)
+    rows = rows[np.diff(manifest.object_rle.offsets)[manifest.expression_object[rows]] > 0]
+    images = held_out_images(manifest.labelled_images(), fold)
+    return rows[np.isin(manifest.expression_image[rows], images)]
+
+
+def plan_teacher(
+    config: TeacherConfig, run_dir: Path, number: int, fold: Fold | None = None
+) -> tuple[Plan, Trained]:
+    """Freeze what one round's predictions, or a fold's, will be made of.
 
     Raises:
-        StoreError: If the previous round is not trained.
+        ConfigError: If a fold is asked of a later round.
+        StoreError: If the previous round, or the fold's burn-in, is not trained.
     """
     if number < 1:
         raise StoreError(f"--round {number}: the first teacher predicts in round 1")
+    if fold is not None and number != 1:
+        raise ConfigError(f"--fold {fold}: folds are predicted in round 1, found --round {number}")
     paths = RunPaths(run_dir)
     manifest = load_manifest(paths.manifest)
-    trained = read_trained(paths.student(number - 1), f"train-student --round {number - 1}")
+    if fold is None:
+        trained = read_trained(paths.student(number - 1), f"train-student --round {number - 1}")
+    else:
+        trained = read_trained(paths.fold_student(fold), f"train-student --fold {fold}")
     plan = Plan(
-        stage=f"teacher-{number}",
-        store=paths.teacher(number),
+        stage=f"teacher-{number}" if fold is None else f"teacher of fold {fold}",
+        store=paths.teacher(number) if fold is None else paths.fold_teacher(fold),
         specs=teacher_arrays(trained.stride_size),
-        num_items=len(manifest.expressions_of("train", labelled=False)),
+        num_items=len(expressions_to_predict(manifest, fold)),
         shard_size=config.shard_size,
         unit="expressions",
         decides={
             "algorithm_version": ALGORITHM_VERSION,
             "batch_size": config.batch_size,
+            **({} if fold is None else {"held_out": str(fold)}),
             "inputs": {
                 "manifest": manifest.fingerprint,
                 "student": trained.fingerprint,
@@ -178,8 +204,11 @@ def predict_teacher(
     engine: Engine | None = None,
     limit: int | None = None,
     replace: Replace = "never",
+    fold: Fold | None = None,
 ) -> StageSummary:
     """Write `round-R/teacher.zarr`, one row per unlabelled training expression.
+
+    With a fold: `calibration/fold-K-of-N/teacher.zarr`, one row per labelled expression of it.
 
     Args:
         config: Batch and shard size.
@@ -188,14 +217,16 @@ def predict_teacher(
         engine: Where to run.
         limit: Only the shards with the first `limit` expressions.
         replace: Whether to make predictions anew that are there.
+        fold: Predict the labelled images of this fold, by the burn-in that has not seen them.
 
     Raises:
         StoreError: If the previous round is missing or the store was made otherwise.
     """
-    plan, trained = plan_teacher(config, run_dir, number)
+    plan, trained = plan_teacher(config, run_dir, number, fold)
     work = TeacherWork(
         run_dir=run_dir,
-        number=number,
+        student=trained.folder,
+        fold=fold,
         weights_sha256=trained.weights_sha256,
         batch_size=config.batch_size,
         device=config.device,
@@ -208,5 +239,10 @@ def predict_teacher(
         engine=engine,
         limit=limit,
         replace=replace,
-        made_by=f"predict-teacher --round {number}",
+        made_by=_made_by(number, fold),
     )
+
+
+def _made_by(number: int, fold: Fold | None) -> str:
+    """Give the command that makes these predictions."""
+    return f"predict-teacher --round {number}" if fold is None else f"predict-teacher --fold {fold}"

@@ -16,7 +16,7 @@ from pipeline.prepare import prepare_data, progress_bar, read_failures
 from pipeline.records import FailedItem, write_json
 from pipeline.runner import Replace
 from refine.contact_sheet import write_contact_sheet
-from refine.stage import RefineConfig, refine_labels
+from refine.stage import RefineConfig, config_of_round, refine_labels
 from train.config import EvaluateConfig, RoundsConfig, TeacherConfig, TrainConfig
 from train.evaluate import evaluate_student, sentences_with_truth
 from train.predict import predict_teacher
@@ -98,7 +98,8 @@ def _run(
             say(f"round {number}: teacher")
             failures += predict_teacher(config.teacher, run_dir, number, **stage).failures
             say(f"round {number}: refine")
-            summary, quality = refine_labels(config.refine, run_dir, number, **stage)
+            chosen = config_of_round(config.refine, run_dir, number)
+            summary, quality = refine_labels(chosen, run_dir, number, **stage)
             failures += summary.failures
             row |= {"quality": quality}
         say(f"round {number}: train" if number else "round 0: burn-in on labelled data")

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pipeline.devices import resolve_device, use_threads
 from pipeline.errors import ConfigError
+from pipeline.folds import Fold, held_out_images
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import FailedItem, require_rows
@@ -37,6 +38,7 @@ from train.training_folder import (
     begun,
     cut_log,
     finish,
+    folder_of,
     is_done,
     log_step,
     phase_of,
@@ -69,6 +71,7 @@ def train_student(
     *,
     limit: int | None = None,
     replace: Replace = "never",
+    fold: Fold | None = None,
 ) -> TrainSummary:
     """Train a round's student and its EMA teacher, resuming where a training was stopped.
 
@@ -82,21 +85,27 @@ def train_student(
         number: The round; 0 is the burn-in on labelled data alone.
         limit: Use only the first `limit` refined labels (labelled expressions in round 0).
         replace: Whether to train anew where a training is there.
+        fold: The labelled images to leave out, for calibration; round 0 only.
 
     Raises:
+        ConfigError: If a fold is asked of a later round, or has no images.
         StoreError: If inputs are missing or a training configured otherwise is in the way.
         SemiresError: If the loss is not finite; names the step.
     """
     _refuse_several_processes()
     started = time.monotonic()
+    if fold is not None and number:
+        raise ConfigError(f"--fold {fold}: folds are trained in round 0, found --round {number}")
     paths = RunPaths(run_dir)
-    folder = paths.student(number)
+    folder = folder_of(run_dir, number, fold)
     labels = paths.labels(number) if number else None
     if labels is not None:
         needed = None if limit is None else range(limit)
         require_rows(labels, f"refine-labels --round {number}", needed)
-    index, failures = build_index(load_manifest(paths.manifest), labels)
-    plan = student_plan(config, run_dir, number, limit, failures)
+    manifest = load_manifest(paths.manifest)
+    held_out = None if fold is None else held_out_images(manifest.labelled_images(), fold)
+    index, failures = build_index(manifest, labels, held_out)
+    plan = student_plan(config, run_dir, number, limit, failures, fold)
     if limit is not None:
         index = index.first(limit, stream=LABELLED if labels is None else UNLABELLED)
     summary = TrainSummary(
@@ -114,7 +123,7 @@ def train_student(
         return summary
     use_threads(config.num_threads)
     with begun(folder, plan):
-        resumed_at, loss = _train(config, run_dir, number, plan, index)
+        resumed_at, loss = _train(config, run_dir, number, plan, index, fold)
     return dataclasses.replace(
         summary,
         already_done=False,
@@ -133,11 +142,16 @@ def _refuse_several_processes() -> None:
 
 
 def _train(
-    config: TrainConfig, run_dir: Path, number: int, plan: dict[str, Any], index: SampleIndex
+    config: TrainConfig,
+    run_dir: Path,
+    number: int,
+    plan: dict[str, Any],
+    index: SampleIndex,
+    fold: Fold | None,
 ) -> tuple[int | None, float]:
-    folder = RunPaths(run_dir).student(number)
+    folder = folder_of(run_dir, number, fold)
     phase = phase_of(config, number)
-    vocab_size, vocabulary = prepare_tokenizer(config, run_dir, number)
+    vocab_size, vocabulary = prepare_tokenizer(config, run_dir, number, fold)
     parts, side = _build(config, run_dir, number, vocab_size)
     checkpoints = folder / "checkpoints"
     found = latest(checkpoints)

@@ -101,10 +101,10 @@ def check_files(trained: Trained) -> None:
     for name, expected in trained.files.items():
         path = trained.folder / name
         if not path.exists() or file_sha256(path) != expected:
-            number = trained.plan.get("round")
-            raise StoreError(
-                f"{path}: missing or damaged (sha256 differs); run 'train-student --round {number}'"
-            )
+            made_by = f"train-student --round {trained.plan.get('round')}"
+            if "held_out" in trained.plan:
+                made_by = f"train-student --fold {trained.plan['held_out']}"
+            raise StoreError(f"{path}: missing or damaged (sha256 differs); run '{made_by}'")
 
 
 def is_finished(folder: Path) -> bool:

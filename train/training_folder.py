@@ -13,6 +13,7 @@ from safetensors.torch import save as save_tensors
 from pipeline.columns import file_sha256
 from pipeline.config import differences, fingerprint, to_plain
 from pipeline.errors import StoreError
+from pipeline.folds import Fold
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import (
@@ -48,10 +49,12 @@ def student_plan(
     number: int,
     limit: int | None,
     failures: tuple[FailedItem, ...] = (),
+    fold: Fold | None = None,
 ) -> dict[str, Any]:
     """List everything that decides a round's weights, as plain values.
 
-    `failures` are labelled images that cannot be read; a repaired image changes the plan.
+    `failures` are labelled images that cannot be read; a repaired image changes the plan. `fold`
+    is the part of the labelled images that is held out, in a burn-in for calibration.
 
     Raises:
         StoreError: If labels or the previous round are missing.
@@ -71,6 +74,7 @@ def student_plan(
     del settings["student" if number == 0 else "burn_in"]
     return {
         "algorithm_version": ALGORITHM_VERSION,
+        **({} if fold is None else {"held_out": str(fold)}),
         "round": number,
         "limit": limit,
         "left_out": [failure.item for failure in failures],
@@ -110,9 +114,17 @@ def begun(folder: Path, plan: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def prepare_tokenizer(config: TrainConfig, run_dir: Path, number: int) -> tuple[int, Path]:
+def folder_of(run_dir: Path, number: int, fold: Fold | None) -> Path:
+    """Give the folder of a round's training, or of a fold's burn-in."""
+    paths = RunPaths(run_dir)
+    return paths.student(number) if fold is None else paths.fold_student(fold)
+
+
+def prepare_tokenizer(
+    config: TrainConfig, run_dir: Path, number: int, fold: Fold | None = None
+) -> tuple[int, Path]:
     """Put the round's vocabulary into place; later rounds keep that of round 0."""
-    folder = RunPaths(run_dir).student(number)
+    folder = folder_of(run_dir, number, fold)
     source = tokenizer_source(config.network, folder)
     if config.network.tokenizer is None and not source.exists():
         if number:

@@ -21,8 +21,8 @@ from pipeline.paths import RunPaths
 from pipeline.prepare import prepare_data
 from pipeline.records import FailedItem, Plan, done_path, records_folder, run_lock
 from pipeline.runner import ShardResult, run_stage
+from refine.choice import Refined
 from refine.labels import STRATEGY_NAMES, LabelReader, empty_columns, encode_label, label_arrays
-from refine.refined import Refined
 from refine.teacher_store import teacher_arrays
 
 

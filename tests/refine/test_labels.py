@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import StoreError
 from pipeline.store import create_store, write_shard
+from refine.choice import Refined
 from refine.labels import (
     STRATEGY_NAMES,
     LabelReader,
@@ -20,7 +21,6 @@ from refine.labels import (
     encode_label,
     label_arrays,
 )
-from refine.strategies import Refined
 from refine.teacher_store import encode_logits
 from refine.upsample import sigmoid, upsample_align_corners
 

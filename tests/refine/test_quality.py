@@ -1,14 +1,16 @@
 """The figures of quality.json, by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cells import build_cells
+from refine.choice import Refined
 from refine.evidence import gather, gather_image
-from refine.quality import best_candidate_iou, label_sums, mask_iou, report, truth_sums
-from refine.strategies import Refined
+from refine.quality import label_sums, mask_iou, oracles, report, truth_sums
 
 
 def row(*bits):
@@ -36,7 +38,11 @@ def test_one_helped_one_hurt_one_unchanged():
     for mask, source in [(row(1, 1, 0, 0), "iom"), (row(0, 0, 0, 1), "iom"), (raw, "pwa")]:
         label = refined(mask, source, np.full((1, 4), 0.5, np.float32) if source == "pwa" else None)
         found = evidence(raw)
-        for part in (label_sums(found, label, 0.25), truth_sums(found, label, truth)):
+        counted = (
+            label_sums(found, label, 0.25, raw_area=1),
+            truth_sums(found.image, label, raw, truth),
+        )
+        for part in counted:
             for name, value in part.items():
                 sums[name] = sums.get(name, 0) + value
     figures = report(sums)
@@ -65,4 +71,11 @@ def test_the_best_candidate_equals_a_plain_loop(count, seed):
     rng = np.random.default_rng(seed)
     masks, truth = rng.random((count, 4, 5)) < 0.4, rng.random((4, 5)) < 0.5
     best = max((mask_iou(mask, truth)[2] for mask in masks), default=0.0)
-    assert best_candidate_iou(gather_image(build_cells(masks)), truth) == pytest.approx(best)
+    single, union = oracles(gather_image(build_cells(masks)), truth)
+    assert single == pytest.approx(best)
+    unions = [
+        mask_iou(np.any(masks[list(rows)], axis=0), truth)[2]
+        for size in range(1, count + 1)
+        for rows in itertools.combinations(range(count), size)
+    ]
+    assert single - 1e-9 <= union <= max(unions, default=0.0) + 1e-9

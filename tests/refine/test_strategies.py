@@ -1,5 +1,7 @@
 """Every strategy equals the paper's equation, stated per pixel, on random and awkward cases."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,11 +10,13 @@ from hypothesis import strategies as st
 from pipeline.cells import build_cells
 from pipeline.config import parse_config
 from pipeline.errors import ConfigError
-from refine.evidence import expected_iou, gather, gather_image
+from refine.choice import Refined, count_truth, draw, expected_iou_of, overlap_with
+from refine.evidence import expected_iou, gather, gather_image, without_pixels
+from refine.keeping import DropConfig, PwaConfig
 from refine.matching import CpiConfig, CpiOConfig, CpiUConfig, IomConfig, SeplConfig, SoftIouConfig
-from refine.strategies import STRATEGIES, parse_chain, refine
+from refine.strategies import STRATEGIES, ChainLink, parse_chain, refine
 from refine.voting import BestUnionConfig, VoteConfig
-from refine.weighting import PwaConfig, pwa_weight
+from refine.weighting import WEIGHTINGS, PsiConfig, psi_of
 
 SHARES = st.sampled_from([0.0, 0.25, 0.5, 0.7, 0.75, 1.0])
 
@@ -33,6 +37,24 @@ def cases(draw):
 
 def look(masks_NHW, prob_HW):
     return gather(gather_image(build_cells(masks_NHW)), prob_HW, prob_HW > 0.5)
+
+
+def ask(name, evidence, config):
+    """Ask one strategy and draw its answer."""
+    choice = STRATEGIES[name].function(evidence, config)
+    if choice is None:
+        return None
+    return Refined(
+        mask_HW=draw(evidence, choice),
+        weight_HW=None,
+        source=choice.source,
+        score=choice.score,
+        num_chosen=choice.num_chosen,
+    )
+
+
+def links(*specs):
+    return [ChainLink(strategy=name, params=params, min_gain=gain) for name, params, gain in specs]
 
 
 def plain_iom(masks_NHW, label_HW, limit):
@@ -69,7 +91,7 @@ def same(refined, expected):
 @settings(max_examples=1000, deadline=None)
 def test_iom_is_equation_6(case, limit):
     masks, prob = case
-    found = STRATEGIES["iom"].function(look(masks, prob), IomConfig(min_iou=limit))
+    found = ask("iom", look(masks, prob), IomConfig(min_iou=limit))
     same(found, plain_iom(masks, prob > 0.5, limit))
 
 
@@ -78,7 +100,7 @@ def test_iom_is_equation_6(case, limit):
 def test_cpi_is_equations_7_or_8(case, inter1, inter2):
     masks, prob = case
     config = CpiConfig(min_label_coverage=inter1, min_mask_coverage=inter2)
-    found = STRATEGIES["cpi"].function(look(masks, prob), config)
+    found = ask("cpi", look(masks, prob), config)
     same(found, plain_cpi(masks, prob > 0.5, inter1, inter2))
 
 
@@ -86,7 +108,7 @@ def test_cpi_is_equations_7_or_8(case, inter1, inter2):
 @settings(max_examples=500, deadline=None)
 def test_cpi_u_is_equation_7_alone(case, inter1):
     masks, prob = case
-    found = STRATEGIES["cpi-u"].function(look(masks, prob), CpiUConfig(min_label_coverage=inter1))
+    found = ask("cpi-u", look(masks, prob), CpiUConfig(min_label_coverage=inter1))
     same(found, plain_cpi(masks, prob > 0.5, inter1, None))
 
 
@@ -94,7 +116,7 @@ def test_cpi_u_is_equation_7_alone(case, inter1):
 @settings(max_examples=500, deadline=None)
 def test_cpi_o_is_equation_8_alone(case, inter2):
     masks, prob = case
-    found = STRATEGIES["cpi-o"].function(look(masks, prob), CpiOConfig(min_mask_coverage=inter2))
+    found = ask("cpi-o", look(masks, prob), CpiOConfig(min_mask_coverage=inter2))
     same(found, plain_cpi(masks, prob > 0.5, None, inter2))
 
 
@@ -106,7 +128,7 @@ def test_sepl_keeps_what_no_candidate_covers(case, inter1, inter2):
     expected = plain_cpi(masks, prob > 0.5, inter1, inter2)
     if expected is not None:
         expected = expected | ((prob > 0.5) & ~masks.any(axis=0))
-    same(STRATEGIES["sepl"].function(look(masks, prob), config), expected)
+    same(ask("sepl", look(masks, prob), config), expected)
 
 
 @given(cases(), SHARES, SHARES, st.sampled_from([0.5, 1.0, 2.0]))
@@ -125,7 +147,7 @@ def test_cpi_with_both_tests_and_a_cap(case, inter1, inter2, cap):
         min_label_coverage=inter1, min_mask_coverage=inter2, combine="and", max_area_ratio=cap
     )
     expected = np.any(both, axis=0) if both else None
-    same(STRATEGIES["cpi"].function(look(masks, prob), config), expected)
+    same(ask("cpi", look(masks, prob), config), expected)
 
 
 def plain_expected_iou(mask, prob):
@@ -139,7 +161,7 @@ def plain_expected_iou(mask, prob):
 def test_soft_iou_takes_the_best_expected_iou(case, limit):
     masks, prob = case
     scores = [plain_expected_iou(mask, prob) for mask in masks]
-    found = STRATEGIES["soft-iou"].function(look(masks, prob), SoftIouConfig(min_iou=limit))
+    found = ask("soft-iou", look(masks, prob), SoftIouConfig(min_iou=limit))
     best = max(scores, default=0.0)
     if abs(best - limit) < 1e-9:  # sums in another order may fall on either side
         return
@@ -153,7 +175,7 @@ def test_soft_iou_takes_the_best_expected_iou(case, limit):
 @settings(max_examples=500, deadline=None)
 def test_voting_decides_cell_by_cell(case):
     masks, prob = case
-    found = STRATEGIES["vote"].function(look(masks, prob), VoteConfig())
+    found = ask("vote", look(masks, prob), VoteConfig())
     cells = build_cells(masks).cells
     if found is None:
         voted = [cells == number for number in np.unique(cells) if number]
@@ -175,7 +197,7 @@ def test_voting_decides_cell_by_cell(case):
 def test_best_union_grows_only_by_what_helps(case, parts):
     masks, prob = case
     config = BestUnionConfig(min_expected_iou=0.0, max_parts=parts, min_step=0.0)
-    found = STRATEGIES["best-union"].function(look(masks, prob), config)
+    found = ask("best-union", look(masks, prob), config)
     best = max((plain_expected_iou(mask, prob) for mask in masks), default=0.0)
     if found is None:
         assert best == pytest.approx(0.0)
@@ -189,17 +211,16 @@ def test_a_gate_passes_over_answers_that_lose_expected_iou():
     mask = np.zeros((1, 4, 4), np.bool_)
     mask[0, :3] = True
     prob = np.where(np.arange(4)[:, None] < 2, 0.9, 0.05).repeat(4, axis=1).astype(np.float32)
-    links = [("iom", {}, -0.01), ("pwa", {}, None)]
-    assert refine(look(mask, prob), parse_chain(links, "chain")).source == "pwa"
-    links = [("iom", {}, -0.5), ("pwa", {}, None)]
-    assert refine(look(mask, prob), parse_chain(links, "chain")).source == "iom"
+    for gain, source in [(-0.01, "pwa"), (-0.5, "iom")]:
+        chain = parse_chain(links(("iom", {}, gain), ("pwa", {}, None)), "chain")
+        assert refine(look(mask, prob), chain).source == source
 
 
 @given(cases())
 @settings(max_examples=200, deadline=None)
 def test_pwa_keeps_the_label_and_weighs_by_equation_9(case):
     masks, prob = case
-    found = STRATEGIES["pwa"].function(look(masks, prob), PwaConfig())
+    found = refine(look(masks, prob), parse_chain(links(("pwa", {}, None)), "chain"))
     gauss = np.exp(-((prob.astype(np.float64) - 0.5) ** 2) / (2 * 0.1)) / np.sqrt(2 * np.pi * 0.1)
     assert np.array_equal(found.mask_HW, prob > 0.5)
     assert np.allclose(found.weight_HW, 1.3 - gauss, atol=1e-6)
@@ -208,7 +229,12 @@ def test_pwa_keeps_the_label_and_weighs_by_equation_9(case):
 def test_pwa_weights_are_those_of_the_paper():
     prob = np.array([0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0], np.float32)
     expected = [0.9386, 0.7331, 0.4956, 0.2671, 0.1000, 0.0384, 0.9386]
-    assert np.allclose(pwa_weight(prob, PwaConfig()), expected, atol=5e-5)
+    assert np.allclose(psi_of(prob, PsiConfig()), expected, atol=5e-5)
+
+
+def without_pixels_but_drawn(evidence):
+    """The evidence as a sweep sees it, with the label back so that answers can be drawn."""
+    return replace(without_pixels(evidence), label_HW=evidence.label_HW)
 
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
@@ -219,8 +245,8 @@ def test_every_strategy_answers_well_formed_or_not_at_all(name, case):
     masks, prob = case
     strategy = STRATEGIES[name]
     evidence = look(masks, prob)
-    found = strategy.function(evidence, strategy.config())
-    again = strategy.function(evidence, strategy.config())
+    found = ask(name, evidence, strategy.config())
+    again = ask(name, without_pixels_but_drawn(evidence), strategy.config())
     if found is None:
         assert again is None
         return
@@ -229,10 +255,7 @@ def test_every_strategy_answers_well_formed_or_not_at_all(name, case):
     assert found.mask_HW.dtype == np.bool_
     assert 0 <= found.score <= 1
     assert np.array_equal(found.mask_HW, again.mask_HW)
-    if found.weight_HW is not None:
-        assert found.weight_HW.shape == prob.shape
-        assert found.weight_HW.min() >= 0
-        assert found.weight_HW.max() <= 1
+    assert found.score == pytest.approx(again.score)
 
 
 @pytest.mark.parametrize("name", ["iom", "cpi", "cpi-u", "cpi-o", "sepl", "vote"])
@@ -242,14 +265,14 @@ def test_the_order_of_candidates_does_not_matter(name):
     prob = rng.random((8, 9)).astype(np.float32)
     low = {"iom": IomConfig(min_iou=0.1), "cpi": CpiConfig(min_mask_coverage=0.5)}
     config = low.get(name, STRATEGIES[name].config())
-    found = STRATEGIES[name].function(look(masks, prob), config)
-    turned = STRATEGIES[name].function(look(masks[::-1], prob), config)
+    found = ask(name, look(masks, prob), config)
+    turned = ask(name, look(masks[::-1], prob), config)
     assert (found is None) == (turned is None)
     assert found is None or np.array_equal(found.mask_HW, turned.mask_HW)
 
 
 def test_a_chain_falls_back_to_pwa():
-    chain = parse_chain([("iom", {}, None), ("pwa", {"ceiling": 1.2}, None)], "chain")
+    chain = parse_chain(links(("iom", {}, None), ("pwa", {"ceiling": 1.2}, None)), "chain")
     mask = np.zeros((1, 4, 4), np.bool_)
     mask[0, :2] = True
     near = np.where(mask[0], 0.9, 0.1).astype(np.float32)
@@ -260,7 +283,7 @@ def test_a_chain_falls_back_to_pwa():
 
 
 @pytest.mark.parametrize(
-    ("links", "message"),
+    ("specs", "message"),
     [
         ([], "must always answer; end with pwa or none"),
         ([("pwa", {}, 0.1)], "must always answer"),
@@ -276,9 +299,9 @@ def test_a_chain_falls_back_to_pwa():
         ),
     ],
 )
-def test_a_chain_that_cannot_work_is_refused(links, message):
+def test_a_chain_that_cannot_work_is_refused(specs, message):
     with pytest.raises(ValueError, match=message):
-        parse_chain(links, "chain")
+        parse_chain(links(*specs), "chain")
 
 
 def test_cpi_needs_a_test():
@@ -300,3 +323,59 @@ def test_bad_evidence_is_refused():
     nan = np.full((2, 3), np.nan, np.float32)
     with pytest.raises(ValueError, match="not finite"):
         gather(image, nan, nan > 0.5)
+
+
+@pytest.mark.parametrize("name", list(STRATEGIES))
+@given(case=cases(), bits=st.integers(0, 2**20 - 1))
+@settings(max_examples=200, deadline=None)
+def test_what_is_counted_in_cells_is_what_is_drawn(name, case, bits):
+    """Law: area, expected IoU and overlap with a truth need no pixels."""
+    masks, prob = case
+    evidence = look(masks, prob)
+    truth = np.array([bits >> k & 1 for k in range(prob.size)], np.bool_).reshape(prob.shape)
+    choice = STRATEGIES[name].function(evidence, STRATEGIES[name].config())
+    if choice is None:
+        return
+    mask = draw(evidence, choice)
+    counted = without_pixels(evidence)
+    assert expected_iou_of(counted, choice) == pytest.approx(plain_expected_iou(mask, prob))
+    inside, union = overlap_with(counted, choice, count_truth(evidence, truth))
+    assert (inside, union) == ((mask & truth).sum(), (mask | truth).sum())
+
+
+@pytest.mark.parametrize("weight", list(WEIGHTINGS))
+@given(case=cases())
+@settings(max_examples=100, deadline=None)
+def test_every_weight_is_a_share_per_pixel(weight, case):
+    masks, prob = case
+    chain = parse_chain([ChainLink(strategy="none", weight=weight)], "chain")
+    found = refine(look(masks, prob), chain).weight_HW
+    assert (found is None) == (weight == "one")
+    if found is not None:
+        assert found.shape == prob.shape
+        assert found.dtype == np.float32
+        assert found.min() >= 0
+        assert found.max() <= 1
+
+
+def test_weights_of_ours_by_hand():
+    mask = np.zeros((1, 5, 9), np.bool_)
+    mask[0, :, :4] = True
+    prob = np.where(mask[0], 0.9, 0.2).astype(np.float32)
+    weighed = {}
+    for name in ("certainty", "edge", "agreement"):
+        params = {"radius": 1} if name == "edge" else {}
+        link = ChainLink(strategy="none", weight=name, weight_params=params)
+        weighed[name] = refine(look(mask, prob), parse_chain([link], "chain")).weight_HW
+    assert np.allclose(weighed["certainty"], np.where(mask[0], 0.9, 0.8))
+    # Across a straight edge a 3 x 3 square is two thirds on the one side.
+    assert np.allclose(weighed["edge"][2], [1, 1, 1, 1 / 3, 1 / 3, 1, 1, 1, 1])
+    assert (weighed["agreement"] == 1).all()  # P and all four strategies give the same mask
+
+
+def test_the_least_confident_labels_are_dropped():
+    mask, prob = np.ones((1, 2, 2), np.bool_), np.full((2, 2), 0.9, np.float32)
+    drop = STRATEGIES["drop"].function
+    for rank, dropped in [(0.0, True), (0.049, True), (0.05, False), (1.0, False)]:
+        evidence = replace(look(mask, prob), confidence_rank=rank)
+        assert (drop(evidence, DropConfig(share=0.05)) is not None) == dropped

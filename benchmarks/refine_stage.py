@@ -1,0 +1,155 @@
+"""The whole refine stage, Zarr in and Zarr out: `make bench-refine`, second part.
+
+Labels per second at 480 x 640 on one core and on two workers, resident memory against the number of
+images, and the floor: the same stage that only reads, upsamples and writes the teacher's mask.
+Every run is a process of its own, with one thread.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from benchmarks.synthetic_run import CANVAS, EXPRESSIONS_PER_IMAGE, SIZE, make_run
+from pipeline.commands import print_table
+from pipeline.engines import Engine
+from pipeline.paths import RunPaths
+from pipeline.runner import ShardResult, run_stage
+from refine.choice import Refined
+from refine.labels import empty_columns, encode_label
+from refine.stage import (
+    ChainLink,
+    RefineConfig,
+    plan_refinement,
+    refine_labels,
+    with_strategy,
+)
+from refine.teacher_store import TeacherReader
+from refine.upsample import upsample_align_corners
+
+SHARD = 256
+
+
+class FloorWork:
+    """Read, upsample and pack: what no refinement can do without."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def __call__(self, rows: range) -> ShardResult:
+        """Give labels that are the teacher's own masks."""
+        teacher = TeacherReader(RunPaths(self.run_dir).teacher(1)).read(rows)
+        columns = empty_columns(len(rows), CANVAS)
+        columns["expression"][:] = teacher["expression"]
+        for row in range(len(rows)):
+            mask_HW = upsample_align_corners(teacher["logit"][row], SIZE) > 0
+            label = Refined(mask_HW=mask_HW, weight_HW=None, source="none", score=1, num_chosen=0)
+            encode_label(columns, row, label, 0.0)
+        return ShardResult(columns=columns)
+
+
+def peak_memory() -> float:
+    """Give the most that this process had resident, in MiB (Linux)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def run_once(run_dir: Path, strategy: str, workers: int) -> dict[str, float]:
+    """Refine a whole round anew; give seconds and peak memory of this process."""
+    config = RefineConfig(shard_size=SHARD, measure=False)
+    if strategy == "best-union, gated":
+        config = RefineConfig(
+            chain=(ChainLink(strategy="best-union", min_gain=0.0), ChainLink(strategy="none")),
+            shard_size=SHARD,
+            measure=False,
+        )
+    elif strategy != "floor":
+        config = with_strategy(config, strategy)
+    if strategy == "floor":
+        started = time.perf_counter()
+        plan = plan_refinement(config, run_dir, 1)
+        run_stage(plan, FloorWork(run_dir), replace="always", made_by="bench")
+    else:
+        # Worker processes start before the clock does: a job has many more shards than this.
+        started = time.perf_counter()
+        engine = Engine(workers=workers) if workers > 1 else None
+        refine_labels(config, run_dir, 1, engine=engine, replace="always")
+    return {"seconds": time.perf_counter() - started, "peak_mib": peak_memory()}
+
+
+def measure(run_dir: Path, strategy: str, workers: int = 1) -> dict[str, float]:
+    """Run `run_once` in a fresh process with one thread."""
+    command = [sys.executable, "-m", "benchmarks.refine_stage", "--once", strategy]
+    command += ["--run-dir", str(run_dir), "--workers", str(workers)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise click.ClickException(done.stderr.strip().splitlines()[-1])
+    result: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+@click.command()
+@click.option("--images", default=300, show_default=True)
+@click.option("--once", help="Used by this script itself.")
+@click.option("--run-dir", type=click.Path(path_type=Path))
+@click.option("--workers", default=1)
+@click.option("--strategy", "strategies", multiple=True, help="Only these.")
+def main(
+    images: int, once: str | None, run_dir: Path | None, workers: int, strategies: tuple[str, ...]
+) -> None:
+    """Print labels per second and memory."""
+    if once is not None:
+        assert run_dir is not None
+        click.echo(json.dumps(run_once(run_dir, once, workers)))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="semires-bench-"))
+    try:
+        _print(folder, images, strategies)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _print(folder: Path, images: int, strategies: tuple[str, ...]) -> None:
+    small, large = folder / "small", folder / "large"
+    make_run(small, max(images // 4, 40))
+    make_run(large, images)
+    labels = images * EXPRESSIONS_PER_IMAGE
+    rows = []
+    names = strategies or ("floor", "none", "pwa", "iom", "cpi-u", "vote", "best-union, gated")
+    floor = measure(large, "floor")
+    for name in names:
+        one = floor if name == "floor" else measure(large, name)
+        less = measure(small, name)
+        rows.append(
+            [
+                name,
+                f"{labels / one['seconds']:.0f}",
+                f"{one['seconds'] / floor['seconds']:.2f}",
+                f"{less['peak_mib']:.0f}",
+                f"{one['peak_mib']:.0f}",
+            ]
+        )
+    small_count = max(images // 4, 40)
+    title = f"{labels} labels, {SIZE[0]} x {SIZE[1]}, one process"
+    columns = ["strategy", "labels/s", "times the floor"]
+    columns += [f"MiB, {small_count} images", f"MiB, {images} images"]
+    print_table(title, columns, rows)
+    scaling = []
+    for name in names:
+        if name != "floor":
+            one, two = measure(large, name)["seconds"], measure(large, name, 2)["seconds"]
+            speed = (f"{labels / one:.0f}", f"{labels / two:.0f}", f"{one / two:.2f}")
+            scaling.append([name, *speed])
+    columns = ["strategy", "labels/s, one process", "two workers", "times"]
+    print_table("two workers, their start included", columns, scaling)
+
+
+if __name__ == "__main__":
+    main()

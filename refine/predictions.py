@@ -1,0 +1,166 @@
+"""Shell: a teacher's predictions, image by image, beside the candidates of the image.
+
+Shape legend: E expressions of one image, H and W pixels, h and w the network's stride.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.candidates import CandidateReader, no_candidates
+from pipeline.cells import BoolArray, Cells
+from pipeline.images import canvas_size
+from pipeline.manifest import Manifest, load_manifest
+from pipeline.paths import RunPaths
+from refine.evidence import Evidence, FloatArray, ImageEvidence, gather, gather_image
+from refine.probability import Context, ProbabilityConfig, with_context
+from refine.teacher_store import TeacherReader
+from refine.upsample import sigmoid, upsample_align_corners
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One expression as the teacher sees it."""
+
+    row: int
+    """Row of the teacher's store."""
+    expression: int
+    """Row of the manifest."""
+    valid: bool
+    """False where the teacher could not predict; the other fields mean nothing then."""
+    own_hw: npt.NDArray[np.float16]
+    """The teacher's logit margin, (h, w)."""
+    margins: dict[str, FloatArray]
+    """Per context that was asked for the margin with it, before slope and bias, (h, w)."""
+    confidence_rank: float
+    """Share of the store's predictions of which the teacher is less sure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The rows of one teacher store; opens what it needs at first use, in each process."""
+
+    run_dir: Path
+    teacher: Path
+    contexts: tuple[Context, ...] = ("none",)
+    """The contexts in which predictions are wanted."""
+
+    def by_image(self, rows: range) -> Iterator[tuple[int, ImageEvidence, list[Prediction]]]:
+        """Give the predictions of a run of rows: manifest row of the image, candidates, rows.
+
+        Rows of an image that lie outside of the run are read too where the context needs them, so
+        that the answer does not depend on where shards begin.
+
+        Raises:
+            StoreError: If a store is missing or damaged.
+        """
+        first, last = rows.start, rows.stop
+        if self.contexts != ("none",):
+            first, last = self._whole_images(rows)
+        columns = self.reader.read(range(first, last))
+        images = self.manifest.expression_image[columns["expression"]]
+        for image, group in groupby(range(last - first), key=lambda at: int(images[at])):
+            at = np.fromiter(group, np.int64)
+            wanted = [int(k) for k in at if rows.start <= first + k < rows.stop]
+            if wanted:
+                predictions = self._with_context(columns, at, set(wanted), first)
+                yield image, gather_image(self.cells_of(image)), predictions
+
+    def see(
+        self, image: ImageEvidence, prediction: Prediction, probability: ProbabilityConfig
+    ) -> tuple[Evidence, BoolArray]:
+        """Bring a prediction to pixels: the evidence, and the teacher's own mask (H, W).
+
+        Raises:
+            ValueError: If the probability is not finite or of another size.
+        """
+        size = image.cells.size
+        if probability.is_own:
+            margin_HW = upsample_align_corners(prediction.own_hw, size)
+            label_HW = margin_HW > 0
+            own_HW = label_HW
+        else:
+            slope, bias = np.float32(probability.slope), np.float32(probability.bias)
+            margin_hw = slope * prediction.margins[probability.context] + bias
+            margin_HW = upsample_align_corners(margin_hw, size)
+            label_HW = margin_HW > 0
+            own_HW = upsample_align_corners(prediction.own_hw, size) > 0
+        rank = prediction.confidence_rank
+        return gather(image, sigmoid(margin_HW), label_HW, rank), own_HW
+
+    def truth(self, prediction: Prediction, canvas: int) -> BoolArray | None:
+        """Give the true mask of a prediction's object in canvas geometry; None if unknown."""
+        return self.manifest.truth(
+            int(self.manifest.expression_object[prediction.expression]), canvas
+        )
+
+    def cells_of(self, image: int) -> Cells:
+        """Give an image's cells; an image whose candidates failed has none of them."""
+        row = int(np.searchsorted(self._candidate_images, image))
+        candidates = self._candidates.read(row)
+        if candidates is None:
+            height, width = (int(side) for side in self.manifest.image_size[image])
+            candidates = no_candidates(canvas_size((height, width), self._candidates.canvas))
+        return candidates.cells
+
+    def _with_context(
+        self, columns: dict[str, Any], at: npt.NDArray[np.int64], wanted: set[int], first: int
+    ) -> list[Prediction]:
+        own_Ehw, valid_E = columns["logit"][at], columns["valid"][at].astype(np.bool_)
+        expression_E = columns["expression"][at]
+        margins = {context: own_Ehw.astype(np.float32) for context in self.contexts}
+        object_E = self.manifest.expression_object[expression_E[valid_E]]
+        for context, margin_Ehw in margins.items():
+            margin_Ehw[valid_E] = with_context(margin_Ehw[valid_E], object_E, context)
+        return [
+            Prediction(
+                row=first + int(k),
+                expression=int(expression_E[place]),
+                valid=bool(valid_E[place]),
+                own_hw=own_Ehw[place],
+                margins={context: margin[place] for context, margin in margins.items()},
+                confidence_rank=float(self._rank[first + k]),
+            )
+            for place, k in enumerate(at)
+            if int(k) in wanted
+        ]
+
+    def _whole_images(self, rows: range) -> tuple[int, int]:
+        """Stretch a run of rows to the first and last row of its images."""
+        if not rows:
+            return rows.start, rows.stop
+        images = self.manifest.expression_image[self.reader.scalars()["expression"]]
+        first = np.searchsorted(images, images[rows.start], side="left")
+        last = np.searchsorted(images, images[rows.stop - 1], side="right")
+        return int(first), int(last)
+
+    @cached_property
+    def _rank(self) -> npt.NDArray[np.float64]:
+        scalars = self.reader.scalars()
+        known = np.sort(scalars["confidence"][scalars["valid"] > 0])
+        rank = np.searchsorted(known, scalars["confidence"], side="left") / max(len(known), 1)
+        return np.where(scalars["valid"] > 0, rank, 1.0)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The data set."""
+        return load_manifest(RunPaths(self.run_dir).manifest)
+
+    @cached_property
+    def reader(self) -> TeacherReader:
+        """The teacher's store."""
+        return TeacherReader(self.teacher)
+
+    @cached_property
+    def _candidate_images(self) -> Any:
+        return self.manifest.images_of("train")
+
+    @cached_property
+    def _candidates(self) -> CandidateReader:
+        return CandidateReader(RunPaths(self.run_dir).candidates)
