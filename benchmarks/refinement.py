@@ -115,7 +115,7 @@ def bench_label(num_candidates: int, size: tuple[int, int], repeats: int) -> lis
         "sigmoid": lambda: sigmoid(logit_HW),
         "gather": lambda: gather(image, prob, logit_HW > 0),
         "refine": lambda: refine(evidence, chain),
-        "expected IoU": lambda: expected_iou(prob, refined.mask_HW),
+        "expected IoU": lambda: expected_iou(evidence, refined.mask_HW),
         "pack": lambda: encode_label(columns, 0, refined, 0.5),
         "cells of the image": lambda: build_cells(masks),
     }

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pipeline.cells import Cells, pack_membership, unpack_membership
 from pipeline.errors import StoreError
-from pipeline.store import ArraySpec, open_store
+from pipeline.store import PAYLOAD_CHUNK_BYTES, ArraySpec, open_store
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -132,6 +132,7 @@ class CandidateReader:
         self._path = path
         self._arrays: dict[str, Any] = {}
         self._scalars: dict[int, Columns] = {}
+        self._chunks: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
 
     @property
     def canvas(self) -> int:
@@ -155,12 +156,30 @@ class CandidateReader:
                 f"run 'inspect-shards verify {self._path}'"
             ) from error
 
+    def read_run(self, rows: range) -> list[Candidates | None]:
+        """Give the candidates of consecutive rows as `read` does, in few accesses to the store.
+
+        Raises:
+            StoreError: If a shard is damaged; names the rows.
+        """
+        arrays = self._open()
+        try:
+            cells = arrays["cells"][rows.start : rows.stop]
+            return [self._read(row, cells[row - rows.start]) for row in rows]
+        except StoreError:
+            raise
+        except (ValueError, RuntimeError, KeyError, IndexError, OSError) as error:
+            raise StoreError(
+                f"{self._path}: rows {rows.start} to {rows.stop} cannot be read "
+                f"({' '.join(str(error).split())}); run 'inspect-shards verify {self._path}'"
+            ) from error
+
     def _open(self) -> dict[str, Any]:
         if not self._arrays:
             self._arrays = dict(open_store(self._path).arrays())
         return self._arrays
 
-    def _read(self, row: int) -> Candidates | None:
+    def _read(self, row: int, cells: npt.NDArray[np.uint16] | None = None) -> Candidates | None:
         shard_rows = int(self._arrays["num_candidates"].chunks[0])
         shard = row // shard_rows
         scalars = self._shard_scalars(shard, shard_rows)
@@ -173,13 +192,28 @@ class CandidateReader:
         height, width = (int(side) for side in scalars["size"][at])
         start = int(scalars["membership_offset"][at])
         num_bytes = count * ((num_cells - 1 + 7) // 8)
-        packed = self._arrays["membership"][shard, start : start + num_bytes]
-        cells = Cells(
-            cells=np.ascontiguousarray(self._arrays["cells"][row, :height, :width]),
+        packed = self._payload(shard, start, num_bytes)
+        stored = self._arrays["cells"][row] if cells is None else cells
+        found = Cells(
+            cells=np.ascontiguousarray(stored[:height, :width]),
             membership=unpack_membership(packed, count, num_cells),
         )
         names = ("predicted_iou", "stability_score", "box", "area", "point")
-        return Candidates(cells=cells, **{name: scalars[name][at, :count] for name in names})
+        return Candidates(cells=found, **{name: scalars[name][at, :count] for name in names})
+
+    def _payload(self, shard: int, start: int, num_bytes: int) -> npt.NDArray[np.uint8]:
+        """Give a row's bytes out of the chunk that was read last, if they lie in it."""
+        chunk = start // PAYLOAD_CHUNK_BYTES
+        first = chunk * PAYLOAD_CHUNK_BYTES
+        if start + num_bytes > first + PAYLOAD_CHUNK_BYTES:
+            bytes_: npt.NDArray[np.uint8] = self._arrays["membership"][
+                shard, start : start + num_bytes
+            ]
+            return bytes_
+        if (shard, chunk) not in self._chunks:
+            stop = first + PAYLOAD_CHUNK_BYTES
+            self._chunks = {(shard, chunk): self._arrays["membership"][shard, first:stop]}
+        return self._chunks[shard, chunk][start - first : start - first + num_bytes]
 
     def _shard_scalars(self, shard: int, shard_rows: int) -> Columns:
         """Keep one shard's small columns, read at once: zarr costs about 1 ms per access."""

@@ -157,7 +157,12 @@ def pixels_per_cell(cells: Cells, label_HW: BoolArray) -> IntArray:
     """
     if label_HW.shape != cells.size:
         raise ValueError(f"candidates are of size {cells.size}, the label is {label_HW.shape}")
-    return np.bincount(cells.cells[label_HW], minlength=cells.num_cells)
+    rows = np.flatnonzero(label_HW.any(axis=1))
+    if not len(rows):
+        return np.zeros(cells.num_cells, np.int64)
+    columns = np.flatnonzero(label_HW[rows[0] : rows[-1] + 1].any(axis=0))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # most labels are small
+    return np.bincount(cells.cells[box][label_HW[box]], minlength=cells.num_cells)
 
 
 def sums_per_cell(cells: Cells, value_HW: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

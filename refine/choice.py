@@ -89,7 +89,7 @@ def expected_iou_of(evidence: Evidence, choice: Choice) -> float:
     inside = float(evidence.prob.per_cell[choice.chosen_C].sum())
     if choice.keep_uncovered:
         inside += evidence.prob.in_uncovered_label
-    return expected_share(inside, area_of(evidence, choice), evidence.prob.total)
+    return expected_share(inside, area_of(evidence, choice), evidence.prob_total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

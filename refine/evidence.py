@@ -40,8 +40,6 @@ class ProbSums:
 
     per_cell: CountArray
     """Over each cell, (C,) float64."""
-    total: float
-    """Over the image."""
     in_label: float
     """Over P."""
     in_uncovered_label: float
@@ -61,6 +59,8 @@ class Evidence:
     """Pixels of P per cell."""
     label_area: int
     """Pixels of P."""
+    prob_total: float
+    """Sum of p over the image, in pixels."""
     confidence_rank: float = 1.0
     """Share of the round's labels of which the teacher is less sure, in [0, 1]."""
     prob_HW: FloatArray | None = None
@@ -116,7 +116,6 @@ class Evidence:
         bare = inside[cells.cells[self.label_HW] == 0]
         return ProbSums(
             per_cell=per_cell,
-            total=float(per_cell.sum()),
             in_label=float(inside.sum(dtype=np.float64)),
             in_uncovered_label=float(bare.sum(dtype=np.float64)),
         )
@@ -128,12 +127,12 @@ class Evidence:
         sum of p in S, over |S| plus the sum of p outside S; 0 where both are empty.
         """
         inside_N = self.image.membership_NC @ self.prob.per_cell
-        return _share(inside_N, self.image.area_N + self.prob.total - inside_N)
+        return _share(inside_N, self.image.area_N + self.prob_total - inside_N)
 
     @cached_property
     def label_expected_iou(self) -> float:
         """Give the expected IoU of P itself."""
-        return expected_share(self.prob.in_label, self.label_area, self.prob.total)
+        return expected_share(self.prob.in_label, self.label_area, self.prob_total)
 
 
 def gather_image(cells: Cells) -> ImageEvidence:
@@ -164,13 +163,15 @@ def gather(
     """
     if prob_HW.shape != image.cells.size:
         raise ValueError(f"candidates are of size {image.cells.size}, probability {prob_HW.shape}")
-    if not np.isfinite(prob_HW).all():
+    total = _sum_rows(prob_HW)
+    if not np.isfinite(total):  # one pixel that is not makes the sum so
         raise ValueError("the teacher's probability is not finite")
     label_C = pixels_per_cell(image.cells, label_HW).astype(np.float64)
     return Evidence(
         image=image,
         label_C=label_C,
         label_area=int(label_C.sum()),
+        prob_total=total,
         confidence_rank=confidence_rank,
         prob_HW=prob_HW,
         label_HW=label_HW,
@@ -183,6 +184,7 @@ def without_pixels(evidence: Evidence) -> Evidence:
         image=evidence.image,
         label_C=evidence.label_C,
         label_area=evidence.label_area,
+        prob_total=evidence.prob_total,
         confidence_rank=evidence.confidence_rank,
         given_sums=evidence.prob,
     )
@@ -190,6 +192,11 @@ def without_pixels(evidence: Evidence) -> Evidence:
 
 def _share(part: CountArray, whole: CountArray) -> CountArray:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _sum_rows(value_HW: FloatArray) -> float:
+    """Sum rows in float32 and their sums in float64: twice as fast, good to 1e-6."""
+    return float(value_HW.sum(axis=1).sum(dtype=np.float64))
 
 
 def expected_share(inside: float, area: float, total: float) -> float:
@@ -204,8 +211,8 @@ def expected_share(inside: float, area: float, total: float) -> float:
     return inside / union if union > 0 else 0.0
 
 
-def expected_iou(prob_HW: FloatArray, mask_HW: BoolArray) -> float:
+def expected_iou(evidence: Evidence, mask_HW: BoolArray) -> float:
     """Estimate a mask's IoU with the truth, if every pixel is foreground with probability p."""
-    inside = float(prob_HW[mask_HW].sum(dtype=np.float64))
-    total = float(prob_HW.sum(dtype=np.float64))
-    return expected_share(inside, float(np.count_nonzero(mask_HW)), total)
+    assert evidence.prob_HW is not None, "an Evidence with pixels is needed"
+    inside = _sum_rows(np.multiply(evidence.prob_HW, mask_HW))
+    return expected_share(inside, float(np.count_nonzero(mask_HW)), evidence.prob_total)

@@ -3,7 +3,7 @@
 Shape legend: E expressions of one image, H and W pixels, h and w the network's stride.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.candidates import CandidateReader, no_candidates
+from pipeline.candidates import CandidateReader, Candidates, no_candidates
 from pipeline.cells import BoolArray, Cells
 from pipeline.images import canvas_size
 from pipeline.manifest import Manifest, load_manifest
@@ -22,6 +22,9 @@ from refine.evidence import Evidence, FloatArray, ImageEvidence, gather, gather_
 from refine.probability import Context, ProbabilityConfig, with_context
 from refine.teacher_store import TeacherReader
 from refine.upsample import sigmoid, upsample_align_corners
+
+READ_AT_ONCE = 16
+"""Images whose candidates are read in one access, some tens of megabytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +68,13 @@ class Predictions:
             first, last = self._whole_images(rows)
         columns = self.reader.read(range(first, last))
         images = self.manifest.expression_image[columns["expression"]]
+        cells = self._cells_of(images)
         for image, group in groupby(range(last - first), key=lambda at: int(images[at])):
             at = np.fromiter(group, np.int64)
             wanted = [int(k) for k in at if rows.start <= first + k < rows.stop]
             if wanted:
                 predictions = self._with_context(columns, at, set(wanted), first)
-                yield image, gather_image(self.cells_of(image)), predictions
+                yield image, gather_image(cells(image)), predictions
 
     def see(
         self, image: ImageEvidence, prediction: Prediction, probability: ProbabilityConfig
@@ -100,14 +104,27 @@ class Predictions:
             int(self.manifest.expression_object[prediction.expression]), canvas
         )
 
-    def cells_of(self, image: int) -> Cells:
-        """Give an image's cells; an image whose candidates failed has none of them."""
-        row = int(np.searchsorted(self._candidate_images, image))
-        candidates = self._candidates.read(row)
-        if candidates is None:
-            height, width = (int(side) for side in self.manifest.image_size[image])
-            candidates = no_candidates(canvas_size((height, width), self._candidates.canvas))
-        return candidates.cells
+    def _cells_of(self, images: npt.NDArray[np.int32]) -> Callable[[int], Cells]:
+        """Read the cells of rising images; an image whose candidates failed has none of them."""
+        rows = np.searchsorted(self._candidate_images, np.unique(images))
+        found: dict[int, Candidates | None] = {}
+
+        def cells(image: int) -> Cells:
+            row = int(np.searchsorted(self._candidate_images, image))
+            if row not in found:
+                found.clear()
+                ahead = rows[np.searchsorted(rows, row) :][:READ_AT_ONCE]
+                gaps = np.flatnonzero(np.diff(ahead) > 2)  # not worth reading across
+                last = int(ahead[gaps[0]] if len(gaps) else ahead[-1])
+                run = range(row, last + 1)
+                found.update(zip(run, self._candidates.read_run(run), strict=True))
+            candidates = found[row]
+            if candidates is not None:
+                return candidates.cells
+            size = self.manifest.size_of(image)
+            return no_candidates(canvas_size(size, self._candidates.canvas)).cells
+
+        return cells
 
     def _with_context(
         self, columns: dict[str, Any], at: npt.NDArray[np.int64], wanted: set[int], first: int

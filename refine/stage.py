@@ -138,9 +138,8 @@ class RefineWork:
         self, columns: dict[str, Any], row: int, image: ImageEvidence, prediction: Prediction
     ) -> dict[str, float]:
         evidence, own_HW = self._predictions.see(image, prediction, self.config.probability)
-        assert evidence.prob_HW is not None
         refined = refine(evidence, self._chain)
-        expected = expected_iou(evidence.prob_HW, refined.mask_HW)
+        expected = expected_iou(evidence, refined.mask_HW)
         sums = label_sums(evidence, refined, expected, int(np.count_nonzero(own_HW)))
         if self.config.measure:
             truth_HW = self._predictions.truth(prediction, self.canvas)
@@ -175,7 +174,7 @@ def plan_refinement(config: RefineConfig, run_dir: Path, number: int) -> Plan:
     return Plan(
         stage=f"refine-{number}",
         store=paths.labels(number),
-        specs=label_arrays(canvas),
+        specs=label_arrays(canvas, config.shard_size),
         num_items=int(teacher["plan"]["num_items"]),
         shard_size=config.shard_size,
         unit="expressions",

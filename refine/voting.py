@@ -67,7 +67,7 @@ def best_union(evidence: Evidence, config: BestUnionConfig) -> Choice | None:
     steps = (config.max_parts, config.min_step)
     chosen_N, best = evidence.remember(
         ("union", *steps),
-        lambda: grow_union(evidence.image, evidence.prob.per_cell, evidence.prob.total, *steps),
+        lambda: grow_union(evidence.image, evidence.prob.per_cell, evidence.prob_total, *steps),
     )
     if not best > config.min_expected_iou:
         return None

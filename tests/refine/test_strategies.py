@@ -204,7 +204,7 @@ def test_best_union_grows_only_by_what_helps(case, parts):
         return
     assert found.num_chosen <= parts
     assert found.score == pytest.approx(plain_expected_iou(found.mask_HW, prob))
-    assert found.score >= best - 1e-9
+    assert found.score >= best - 1e-6  # p is summed in float32 along rows
 
 
 def test_a_gate_passes_over_answers_that_lose_expected_iou():
@@ -312,8 +312,10 @@ def test_cpi_needs_a_test():
 def test_expected_iou_by_hand():
     prob = np.array([[1.0, 0.5], [0.0, 0.5]], np.float32)
     mask = np.array([[True, True], [False, False]])
-    assert expected_iou(prob, mask) == pytest.approx(1.5 / (2 + 0.5))
-    assert expected_iou(np.zeros((2, 2), np.float32), np.zeros((2, 2), np.bool_)) == 0
+    none = np.zeros((0, 2, 2), np.bool_)
+    assert expected_iou(look(none, prob), mask) == pytest.approx(1.5 / (2 + 0.5))
+    empty = np.zeros((2, 2))
+    assert expected_iou(look(none, empty.astype(np.float32)), empty > 0) == 0
 
 
 def test_bad_evidence_is_refused():
