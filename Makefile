@@ -7,12 +7,14 @@ RUN ?= runs/demo
 ROUND ?= 1
 STRATEGY ?=
 SPLIT ?= val
+FOLDS ?= 4
 WORKERS ?= 2
 RUN_OPTIONS := --config $(CONFIG) --run-dir $(RUN)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint fix clean-demo stage-data stage-sam-candidates \
-	stage-teacher stage-refine stage-train stage-evaluate rounds inspect bench-refine bench-strategies
+	stage-teacher stage-refine stage-calibrate stage-train stage-evaluate rounds inspect \
+	bench-refine bench-calibrate bench-strategies
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -56,6 +58,13 @@ stage-refine: setup ## refined labels of round ROUND, by STRATEGY or the config'
 	$(BIN)/refine-labels $(RUN_OPTIONS) --workers $(WORKERS) --round $(ROUND) \
 		$(if $(STRATEGY),--strategy $(STRATEGY))
 
+stage-calibrate: setup ## try all strategies on held-out labelled images; round ROUND takes the best
+	for fold in $$(seq $(FOLDS)); do \
+		$(BIN)/train-student $(RUN_OPTIONS) --fold $$fold/$(FOLDS) && \
+		$(BIN)/predict-teacher $(RUN_OPTIONS) --workers $(WORKERS) --fold $$fold/$(FOLDS) || exit; \
+	done
+	$(BIN)/refine-labels calibrate $(RUN_OPTIONS) --set calibrate.folds=$(FOLDS) --round $(ROUND) --apply
+
 stage-train: setup ## train the student of round ROUND
 	$(BIN)/train-student $(RUN_OPTIONS) --round $(ROUND)
 
@@ -71,8 +80,12 @@ inspect: setup ## what the stores of RUN hold
 clean-demo: ## forget the demo's results
 	rm -rf runs/demo
 
-bench-refine: setup ## matching and refinement, beside pycocotools and the released loop
-	$(BIN)/python benchmarks/refinement.py
+bench-refine: setup ## matching beside pycocotools and the released loop; the whole stage; its memory
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.refinement
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.refine_stage
 
-bench-strategies: setup ## every strategy on round ROUND of RUN, against the truth
-	$(BIN)/python benchmarks/strategies.py --run-dir $(RUN) --round $(ROUND)
+bench-calibrate: setup ## hundreds of settings on a thousand expressions
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.calibration
+
+bench-strategies: setup ## every strategy and weight on round ROUND of RUN, against the truth
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.strategies --run-dir $(RUN) --round $(ROUND)

@@ -114,7 +114,7 @@ def measure_weights(
         for _, image, group in predictions.by_image(range(start, min(start + 16, count))):
             for prediction in group:
                 truth = predictions.truth(prediction, canvas)
-                if truth is None or not prediction.valid:
+                if truth is None or prediction.problem is not None:
                     continue
                 evidence, _ = predictions.see(image, prediction, config.probability)
                 mask = draw(evidence, choose(evidence, chain)[0])

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipeline.candidates import Candidates, candidate_arrays, encode_rows
 from pipeline.cells import Cells, build_cells
 from pipeline.columns import StringColumn
+from pipeline.folds import Fold, held_out_images
 from pipeline.manifest import Manifest, manifest_fingerprint, write_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import Plan
@@ -52,8 +53,11 @@ def make_logit(rng: np.random.Generator, truth: npt.NDArray[np.bool_]) -> npt.ND
     return encode_logits(soft.astype(np.float32))
 
 
-def make_run(run_dir: Path, num_images: int) -> None:
-    """Write manifest, candidates.zarr and round-1/teacher.zarr of `num_images` at 480 x 640."""
+def make_run(run_dir: Path, num_images: int, folds: int = 0) -> None:
+    """Write manifest, candidates.zarr and round-1/teacher.zarr of `num_images` at 480 x 640.
+
+    With `folds` all images are labelled, and the predictions are those of the folds' burn-ins.
+    """
     rng = np.random.default_rng(0)
     drawn = [make_masks(rng) for _ in range(min(num_images, DISTINCT))]
     cells = [build_cells(masks) for masks in drawn]
@@ -61,7 +65,8 @@ def make_run(run_dir: Path, num_images: int) -> None:
     truths = [masks[np.argsort(-masks.sum((1, 2)))[largest]] for masks in drawn]
     logits = [np.stack([make_logit(rng, mask) for mask in masks]) for masks in truths]
     paths, kinds = RunPaths(run_dir), len(drawn)
-    _write_manifest(paths, [[encode_mask(mask) for mask in masks] for masks in truths], num_images)
+    rles = [[encode_mask(mask) for mask in masks] for masks in truths]
+    fingerprint = _write_manifest(paths, rles, num_images, labelled=folds > 0)
     Stage(
         plan=Plan(
             stage="candidates",
@@ -79,18 +84,13 @@ def make_run(run_dir: Path, num_images: int) -> None:
             NUM_CANDIDATES,
         ),
     ).write()
-    Stage(
-        plan=Plan(
-            stage="teacher-1",
-            store=paths.teacher(1),
-            specs=teacher_arrays(STRIDE),
-            num_items=num_images * EXPRESSIONS_PER_IMAGE,
-            shard_size=256,
-            unit="expressions",
-            decides={},
-        ),
-        make=lambda rows: _teacher_columns(rows, logits),
-    ).write()
+    every = np.arange(num_images)
+    if not folds:
+        _write_teacher(paths.teacher(1), every, logits, fingerprint)
+    for number in range(1, folds + 1):
+        fold = Fold(number, folds)
+        images = held_out_images(every, fold)
+        _write_teacher(paths.fold_teacher(fold), images, logits, fingerprint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +117,39 @@ def _scored(cells: Cells) -> Candidates:
     )
 
 
-def _teacher_columns(
-    rows: range, logits: list[npt.NDArray[np.float16]]
-) -> dict[str, npt.NDArray[Any]]:
+def _write_teacher(
+    store: Path,
+    images: npt.NDArray[np.int64],
+    logits: list[npt.NDArray[np.float16]],
+    fingerprint: str,
+) -> None:
     each = EXPRESSIONS_PER_IMAGE
-    logit = np.stack([logits[row // each % len(logits)][row % each] for row in rows])
-    return {
-        "expression": np.arange(rows.start, rows.stop),
-        "valid": np.ones(len(rows), np.uint8),
-        "confidence": confidence_of(logit),
-        "logit": logit,
-    }
+
+    def make(rows: range) -> dict[str, npt.NDArray[Any]]:
+        chosen = [(int(images[row // each]), row % each) for row in rows]
+        logit = np.stack([logits[image % len(logits)][k] for image, k in chosen])
+        return {
+            "expression": np.array([image * each + k for image, k in chosen], np.int64),
+            "valid": np.ones(len(rows), np.uint8),
+            "confidence": confidence_of(logit),
+            "logit": logit,
+        }
+
+    plan = Plan(
+        stage="teacher",
+        store=store,
+        specs=teacher_arrays(STRIDE),
+        num_items=len(images) * each,
+        shard_size=256,
+        unit="expressions",
+        decides={"inputs": {"manifest": fingerprint}},
+    )
+    Stage(plan=plan, make=make).write()
 
 
-def _write_manifest(paths: RunPaths, rles: list[list[bytes]], num_images: int) -> None:
+def _write_manifest(
+    paths: RunPaths, rles: list[list[bytes]], num_images: int, *, labelled: bool
+) -> str:
     objects = num_images * EXPRESSIONS_PER_IMAGE
     images, strings = range(num_images), StringColumn.from_strings
     columns: dict[str, Any] = {
@@ -138,7 +157,7 @@ def _write_manifest(paths: RunPaths, rles: list[list[bytes]], num_images: int) -
         "image_path": strings([f"{i}.jpg" for i in images]),
         "image_sha256": strings([""] * num_images),
         "image_size": np.tile(np.array(SIZE, np.int32), (num_images, 1)),
-        "image_labelled": np.zeros(num_images, np.bool_),
+        "image_labelled": np.full(num_images, labelled),
         "object_id": strings([str(i) for i in range(objects)]),
         "object_image": np.repeat(np.arange(num_images, dtype=np.int32), EXPRESSIONS_PER_IMAGE),
         "object_category": strings([""] * objects),
@@ -151,3 +170,4 @@ def _write_manifest(paths: RunPaths, rles: list[list[bytes]], num_images: int) -
         image_root=paths.run_dir, fingerprint=manifest_fingerprint(columns), **columns
     )
     write_manifest(paths.manifest, manifest, description={})
+    return manifest.fingerprint

@@ -7,6 +7,7 @@ files of one task; a column of offsets says where a row's bytes begin.
 """
 
 import hashlib
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class ArraySpec:
     """One array of a store.
 
     With `row_shape` the array holds one row of that shape per item; a large row is a chunk of its
-    own (`chunk_rows` 1), scalars share one chunk per shard (`chunk_rows` None). A `payload` array
+    own (`chunk_rows` 1), scalars share one chunk per shard (`chunk_rows` None). Where `chunk_rows`
+    does not divide a shard, their greatest common divisor is taken. A `payload` array
     is (num_shards, capacity) bytes.
     """
 
@@ -107,7 +109,7 @@ def _create_array(group: zarr.Group, spec: ArraySpec, num_rows: int, shard_rows:
         shape, chunks = (num_shards, PAYLOAD_CAPACITY_BYTES), (1, PAYLOAD_CHUNK_BYTES)
     else:
         shape = (num_rows, *spec.row_shape)
-        chunks = (spec.chunk_rows or shard_rows, *spec.row_shape)
+        chunks = (math.gcd(spec.chunk_rows or shard_rows, shard_rows), *spec.row_shape)
         if chunks[0] != shard_rows:
             shards = (shard_rows, *spec.row_shape)
     group.create_array(

@@ -24,7 +24,7 @@ from refine.evidence import FloatArray, ImageEvidence
 from refine.predictions import Prediction, Predictions
 from refine.probability import Context, ProbabilityConfig, fit_probability
 from refine.quality import mask_iou, size_of
-from refine.strategies import KEEP_LABEL, ParameterValue
+from refine.strategies import KEEP_LABEL, STRATEGIES, ParameterValue
 from refine.sweep import (
     DEFAULT_GATES,
     DEFAULT_GRID,
@@ -41,14 +41,6 @@ from refine.sweep import (
 ROWS_AT_ONCE = 256
 FIT_EXPRESSIONS, FIT_PIXELS = 400, 200
 
-Variant = Literal["own", "fitted", "siblings", "rivals"]
-CONTEXT_OF: dict[Variant, Context] = {
-    "own": "none",
-    "fitted": "none",
-    "siblings": "siblings",
-    "rivals": "rivals",
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateConfig:
@@ -58,19 +50,23 @@ class CalibrateConfig:
     """Parts of the labelled images, at least 2; each is predicted by a burn-in on the others."""
     by: Literal["mean_iou", "overall_iou"] = "mean_iou"
     """What decides: the mean over labels, as a student sees them, or the sum over pixels."""
-    probabilities: tuple[Variant, ...] = ("own", "fitted", "siblings", "rivals")
-    """Ways to make the probability: the teacher's own; with slope and bias fitted to the truth of
-    the labelled images; and that after `siblings` or `rivals` of `refine.probability.context`."""
+    contexts: tuple[Context, ...] = ("none", "siblings", "rivals")
+    """Values of `refine.probability.context` to try, with slope and bias fitted to the truth of the
+    labelled images; beside them always the teacher's own probability."""
+    sharpness: tuple[float, ...] = (1.0, 1.6, 2.5)
+    """Factors on the fitted slope. The fit is right on average over all pixels; which candidate
+    is best is decided by few of them, of which the teacher may be surer."""
     grid: dict[str, dict[str, tuple[ParameterValue, ...]]] = field(default_factory=dict)
-    """Strategy -> parameter -> values to try; empty takes `DEFAULT_GRID`."""
+    """Strategy -> parameter -> values to try; empty takes `DEFAULT_GRID`. Strategies that see P
+    alone are tried with the teacher's own probability only."""
     gates: tuple[float | None, ...] = DEFAULT_GATES
     """Values of `min_gain` to try with every setting."""
 
     def __post_init__(self) -> None:
         if self.folds < 2:
             raise ValueError(f"folds: expected at least 2, found {self.folds}")
-        if not self.probabilities or not self.gates:
-            raise ValueError("expected at least one of probabilities and of gates")
+        if not self.gates or any(not factor > 0 for factor in self.sharpness):
+            raise ValueError("expected at least one of gates, and sharpness above 0")
         self.settings()
 
     def settings(self) -> list[Setting]:
@@ -97,7 +93,7 @@ class HeldOut:
 
     def __init__(self, config: CalibrateConfig, run_dir: Path, limit: int | None) -> None:
         self._paths = RunPaths(run_dir)
-        contexts = tuple(dict.fromkeys(CONTEXT_OF[name] for name in config.probabilities))
+        contexts: tuple[Context, ...] = tuple(dict.fromkeys(("none", *config.contexts)))
         candidates = stored_plan(self._paths.candidates, "sam-candidates")
         self._canvas = int(candidates["plan"]["canvas"])
         self._limit = limit
@@ -132,7 +128,7 @@ class HeldOut:
                         break
                     for prediction in group:
                         truth_HW = predictions.truth(prediction, self._canvas)
-                        if not prediction.valid or truth_HW is None:
+                        if prediction.problem is not None or truth_HW is None:
                             skipped += 1
                             continue
                         each(predictions, _Known(image, evidence, prediction, truth_HW))
@@ -141,10 +137,13 @@ class HeldOut:
 
 
 def fit_variants(config: CalibrateConfig, held_out: HeldOut) -> dict[str, ProbabilityConfig]:
-    """Fit slope and bias of every variant to pixels drawn from some held-out expressions."""
+    """Fit slope and bias in every context to pixels drawn from some held-out expressions.
+
+    Returns:
+        Name -> how p is made; the first, "own", is the teacher's own.
+    """
     rng = np.random.default_rng(0)
-    wanted = [name for name in config.probabilities if name != "own"]
-    margins: dict[str, list[FloatArray]] = {name: [] for name in wanted}
+    margins: dict[Context, list[FloatArray]] = {context: [] for context in config.contexts}
     truths: list[npt.NDArray[np.bool_]] = []
 
     def draw(_predictions: Predictions, known: _Known) -> None:
@@ -155,21 +154,27 @@ def fit_variants(config: CalibrateConfig, held_out: HeldOut) -> dict[str, Probab
         rows = np.rint(y * (known.truth_HW.shape[0] - 1) / max(height - 1, 1)).astype(int)
         columns = np.rint(x * (known.truth_HW.shape[1] - 1) / max(width - 1, 1)).astype(int)
         truths.append(known.truth_HW[rows, columns])
-        for name in wanted:
-            margins[name].append(known.prediction.margins[CONTEXT_OF[name]][y, x])
+        for context, found in margins.items():
+            found.append(known.prediction.margins[context][y, x])
 
-    if wanted:
+    variants = {"own": ProbabilityConfig()}
+    if margins:
         held_out.visit(draw, at_most=FIT_EXPRESSIONS)
-    variants = {}
-    for name in config.probabilities:
-        if name == "own" or not truths:
-            variants[str(name)] = ProbabilityConfig(context=CONTEXT_OF[name])
-            continue
-        slope, bias = fit_probability(np.concatenate(margins[name]), np.concatenate(truths))
-        variants[str(name)] = ProbabilityConfig(
-            context=CONTEXT_OF[name], slope=round(slope, 4), bias=round(bias, 4)
-        )
+    for context, found in margins.items() if truths else ():
+        slope, bias = fit_probability(np.concatenate(found), np.concatenate(truths))
+        for factor in config.sharpness:
+            name = f"{'fitted' if context == 'none' else context} x{factor:g}"
+            variants[name] = ProbabilityConfig(
+                context=context, slope=round(slope * factor, 4), bias=round(bias * factor, 4)
+            )
     return variants
+
+
+def settings_of(settings: list[Setting], variant: str) -> list[Setting]:
+    """Give the settings that are tried with one way to make the probability."""
+    if variant == "own":
+        return settings
+    return [one for one in settings if STRATEGIES[one.strategy].sees_prob or one.strategy == "none"]
 
 
 def sweep(
@@ -181,17 +186,16 @@ def sweep(
         StoreError: If no expression has a truth.
     """
     answers: dict[str, list[Answers]] = {name: [] for name in variants}
+    asked = {name: settings_of(settings, name) for name in variants}
 
     def ask(predictions: Predictions, known: _Known) -> None:
         size = size_of(known.truth_HW)
         for name, probability in variants.items():
             evidence, own_HW = predictions.see(known.evidence, known.prediction, probability)
-            own = mask_iou(own_HW, known.truth_HW)
+            inside, union, _ = mask_iou(own_HW, known.truth_HW)
             truth = count_truth(evidence, known.truth_HW)
             answers[name].append(
-                ask_all(
-                    settings, evidence, truth, (float(own[0]), float(own[1])), size, known.image
-                )
+                ask_all(asked[name], evidence, truth, (inside, union), size, known.image)
             )
 
     skipped = held_out.visit(ask)
@@ -256,7 +260,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     rows = []
     for name, found in records.items():
-        for at, setting in enumerate(settings):
+        for at, setting in enumerate(settings_of(settings, name)):
             gates = (None,) if setting.strategy in KEEP_LABEL else config.gates
             for gate in gates:
                 about = {
@@ -281,10 +285,10 @@ def _own_figures(records: Records) -> dict[str, float]:
 
 
 def best_by_strategy(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give the best row of each pair of strategy and probability, in the document's order."""
-    best: dict[tuple[str, str], dict[str, Any]] = {}
+    """Give the best row of each strategy, best first."""
+    best: dict[str, dict[str, Any]] = {}
     for row in document["rows"]:
-        best.setdefault((row["strategy"], row["probability"]), row)
+        best.setdefault(row["strategy"], row)
     return list(best.values())
 
 

@@ -55,12 +55,12 @@ def check_share(name: str, value: float) -> None:
 
 def union_of(source: str, evidence: Evidence, chosen_N: BoolArray, score: float) -> Choice:
     """Choose the union of candidates, (N,) bool."""
-    return Choice(
-        source=source,
-        score=score,
-        num_chosen=int(chosen_N.sum()),
-        chosen_C=np.any(evidence.image.cells.membership[chosen_N], axis=0),
+    chosen_C = evidence.remember(
+        ("cells of", chosen_N.tobytes()),
+        lambda: np.any(evidence.image.cells.membership[chosen_N], axis=0),
     )
+    count = int(np.count_nonzero(chosen_N))
+    return Choice(source=source, score=score, num_chosen=count, chosen_C=chosen_C)
 
 
 def draw(evidence: Evidence, choice: Choice) -> BoolArray:

@@ -123,7 +123,7 @@ def calibrate(
     run_dir, section = settings.run_dir, settings.section("calibrate", CalibrateConfig)
     document = locked(run_dir, lambda: calibration.calibrate(section, run_dir, number, limit=limit))
     table = [calibration_row(row) for row in best_by_strategy(document)]
-    title = f"best setting of each strategy and probability, by {section.by}, percent"
+    title = f"best setting of each strategy by {section.by}, percent"
     print_table(title, CALIBRATION_COLUMNS, table)
     plot = write_calibration_plot(document, run_dir / f"round-{number}" / "calibration.png")
     low, high = document["best_gain_interval"]
@@ -143,30 +143,26 @@ def calibrate(
 
 
 CALIBRATION_COLUMNS = [
-    "strategy", "probability", "parameters", "min_gain", "mIoU", "oIoU", "refined", "helped",
-    "hurt", "small", "medium", "large",
+    "strategy", "probability", "settings", "mIoU", "oIoU", "refined", "helped/hurt", "S / M / L",
 ]  # fmt: skip
 
 
 def calibration_row(row: dict[str, Any]) -> list[Any]:
-    """Lay one setting out for a table: shares in percent, mIoU by size last."""
-    params = ", ".join(
+    """Lay one setting out for a table: shares in percent, last the mIoU by size."""
+    given = row["params"] | {"min_gain": row["min_gain"]}
+    settings = [
         f"{name.removeprefix('min_')} {value:g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in row["params"].items()
+        for name, value in given.items()
         if value is not None
-    )
+    ]
+    sizes = [row["by_size"].get(size) for size in SIZES]
     return [
         row["strategy"],
         row["probability"],
-        params,
-        row["min_gain"],
+        "\n".join(settings),
         *(f"{100 * row[name]:.2f}" for name in ("mean_iou", "overall_iou", "match_rate")),
-        row["helped"],
-        row["hurt"],
-        *(
-            f"{100 * row['by_size'][size]:.1f}" if size in row["by_size"] else None
-            for size in SIZES
-        ),
+        f"{row['helped']}/{row['hurt']}",
+        " / ".join("–" if iou is None else f"{100 * iou:.0f}" for iou in sizes),
     ]
 
 

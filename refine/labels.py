@@ -6,7 +6,6 @@ uint8, 255 = 1.0; both have the image at the top left, `size` = (H, W) beside it
 item failed and there is no label.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,8 @@ class Label:
     score: float
 
 
-def label_arrays(canvas: int, shard_size: int) -> tuple[ArraySpec, ...]:
-    """List the arrays of `labels.zarr` for a canvas, a multiple of 8 pixels.
-
-    `shard_size` is the labels per shard, which the chunks must divide.
-    """
+def label_arrays(canvas: int) -> tuple[ArraySpec, ...]:
+    """List the arrays of `labels.zarr` for a canvas, a multiple of 8 pixels."""
     if canvas % 8:
         raise StoreError(f"canvas: expected a multiple of 8 pixels, found {canvas}")
     return (
@@ -58,13 +54,13 @@ def label_arrays(canvas: int, shard_size: int) -> tuple[ArraySpec, ...]:
             name="mask",
             dtype="uint8",
             row_shape=(canvas, canvas // 8),
-            chunk_rows=math.gcd(8, shard_size),
+            chunk_rows=8,
         ),
         ArraySpec(
             name="weight",
             dtype="uint8",
             row_shape=(canvas, canvas),
-            chunk_rows=math.gcd(2, shard_size),
+            chunk_rows=2,
         ),
         ArraySpec(name="source", dtype="int8", fill_value=NO_LABEL),
         ArraySpec(name="score", dtype="float32"),
@@ -77,7 +73,7 @@ def empty_columns(num_rows: int, canvas: int) -> dict[str, npt.NDArray[Any]]:
     """Make a shard's columns in which no row has a label yet."""
     return {
         spec.name: np.full((num_rows, *spec.row_shape), spec.fill_value, spec.dtype)
-        for spec in label_arrays(canvas, 1)
+        for spec in label_arrays(canvas)
     }
 
 

@@ -111,12 +111,10 @@ def _best_of(source: str, evidence: Evidence, score_N: CountArray, limit: float)
     best = int(score_N.argmax()) if len(score_N) else -1
     if best < 0 or not score_N[best] > limit:
         return None
-    return Choice(
-        source=source,
-        score=float(score_N[best]),
-        num_chosen=1,
-        chosen_C=evidence.image.cells.membership[best],
+    chosen_C = evidence.remember(
+        ("cells of one", best), lambda: evidence.image.cells.membership[best]
     )
+    return Choice(source=source, score=float(score_N[best]), num_chosen=1, chosen_C=chosen_C)
 
 
 def cpi(evidence: Evidence, config: CpiConfig) -> Choice | None:

@@ -23,6 +23,12 @@ from refine.probability import Context, ProbabilityConfig, with_context
 from refine.teacher_store import TeacherReader
 from refine.upsample import sigmoid, upsample_align_corners
 
+_PROBLEMS = {
+    (True, True): None,
+    (True, False): "the teacher's logits are not finite; run 'predict-teacher' again with --force",
+    (False, True): "the teacher could not predict it; see its failures",
+    (False, False): "the teacher could not predict it; see its failures",
+}
 READ_AT_ONCE = 16
 """Images whose candidates are read in one access, some tens of megabytes."""
 
@@ -35,8 +41,8 @@ class Prediction:
     """Row of the teacher's store."""
     expression: int
     """Row of the manifest."""
-    valid: bool
-    """False where the teacher could not predict; the other fields mean nothing then."""
+    problem: str | None
+    """Why there can be no label, in one line; None where there can."""
     own_hw: npt.NDArray[np.float16]
     """The teacher's logit margin, (h, w)."""
     margins: dict[str, FloatArray]
@@ -71,10 +77,12 @@ class Predictions:
         cells = self._cells_of(images)
         for image, group in groupby(range(last - first), key=lambda at: int(images[at])):
             at = np.fromiter(group, np.int64)
-            wanted = [int(k) for k in at if rows.start <= first + k < rows.stop]
+            wanted = {int(k) for k in at if rows.start <= first + k < rows.stop}
             if wanted:
-                predictions = self._with_context(columns, at, set(wanted), first)
-                yield image, gather_image(cells(image)), predictions
+                found = cells(image)
+                problem = self._misfit(image, found)
+                predictions = self._with_context(columns, at, wanted, first, problem)
+                yield image, gather_image(found), predictions
 
     def see(
         self, image: ImageEvidence, prediction: Prediction, probability: ProbabilityConfig
@@ -126,10 +134,27 @@ class Predictions:
 
         return cells
 
+    def _misfit(self, image: int, cells: Cells) -> str | None:
+        """Say what is wrong with candidates that are not of the image's size."""
+        expected = canvas_size(self.manifest.size_of(image), self._candidates.canvas)
+        if cells.size == expected:
+            return None
+        return (
+            f"its candidates are of size {cells.size}, expected {expected}; "
+            "make them again with 'sam-candidates --force'"
+        )
+
     def _with_context(
-        self, columns: dict[str, Any], at: npt.NDArray[np.int64], wanted: set[int], first: int
+        self,
+        columns: dict[str, Any],
+        at: npt.NDArray[np.int64],
+        wanted: set[int],
+        first: int,
+        problem: str | None,
     ) -> list[Prediction]:
-        own_Ehw, valid_E = columns["logit"][at], columns["valid"][at].astype(np.bool_)
+        own_Ehw, known_E = columns["logit"][at], columns["valid"][at].astype(np.bool_)
+        finite_E = np.isfinite(own_Ehw).all(axis=(1, 2))
+        valid_E = known_E & finite_E
         expression_E = columns["expression"][at]
         margins = {context: own_Ehw.astype(np.float32) for context in self.contexts}
         object_E = self.manifest.expression_object[expression_E[valid_E]]
@@ -139,7 +164,7 @@ class Predictions:
             Prediction(
                 row=first + int(k),
                 expression=int(expression_E[place]),
-                valid=bool(valid_E[place]),
+                problem=problem or _PROBLEMS[bool(known_E[place]), bool(finite_E[place])],
                 own_hw=own_Ehw[place],
                 margins={context: margin[place] for context, margin in margins.items()},
                 confidence_rank=float(self._rank[first + k]),

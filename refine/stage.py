@@ -123,8 +123,8 @@ class RefineWork:
                 columns["expression"][row] = prediction.expression
                 columns["image"][row] = image
                 try:
-                    if not prediction.valid:
-                        raise ItemError("the teacher could not predict it; see its failures")
+                    if prediction.problem is not None:
+                        raise ItemError(prediction.problem)
                     sums.update(self._refine_row(columns, row, evidence, prediction))
                 except StoreError:
                     raise
@@ -174,7 +174,7 @@ def plan_refinement(config: RefineConfig, run_dir: Path, number: int) -> Plan:
     return Plan(
         stage=f"refine-{number}",
         store=paths.labels(number),
-        specs=label_arrays(canvas, config.shard_size),
+        specs=label_arrays(canvas),
         num_items=int(teacher["plan"]["num_items"]),
         shard_size=config.shard_size,
         unit="expressions",

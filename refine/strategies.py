@@ -35,6 +35,8 @@ class Strategy:
     config: type[Any]
     weight: str = "one"
     """Key of `WEIGHTINGS`, where a chain does not name another."""
+    sees_prob: bool = False
+    """Whether it looks at p; the others see P alone."""
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -45,9 +47,9 @@ STRATEGIES: dict[str, Strategy] = {
     "cpi-o": Strategy(cpi, CpiOConfig),
     "pwa": Strategy(pwa, PwaConfig, "psi"),
     "sepl": Strategy(cpi, SeplConfig),
-    "soft-iou": Strategy(soft_iou, SoftIouConfig),
-    "vote": Strategy(vote, VoteConfig),
-    "best-union": Strategy(best_union, BestUnionConfig),
+    "soft-iou": Strategy(soft_iou, SoftIouConfig, sees_prob=True),
+    "vote": Strategy(vote, VoteConfig, sees_prob=True),
+    "best-union": Strategy(best_union, BestUnionConfig, sees_prob=True),
     "drop": Strategy(drop, DropConfig, "zero"),
 }
 """All strategies. The position of a name is its code in label shards: append, never reorder."""

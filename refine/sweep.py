@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import parse_config
-from refine.choice import TruthCounts, expected_iou_of, overlap_with
+from refine.choice import Choice, TruthCounts, expected_iou_of, overlap_with
 from refine.evidence import Evidence
 from refine.strategies import KEEP_LABEL, STRATEGIES, ParameterValue
 
@@ -111,13 +111,18 @@ def ask_all(
     answered = np.zeros(len(settings), np.bool_)
     gain, inside, union = (np.zeros(len(settings)) for _ in range(3))
     before = evidence.label_expected_iou
+    # Many thresholds choose the same cells, for which an evidence keeps one array.
+    known: dict[tuple[int, bool], tuple[Choice, float, float, float]] = {}
     for row, setting in enumerate(settings):
         choice = STRATEGIES[setting.strategy].function(evidence, setting.config)
         if choice is None or choice.source in KEEP_LABEL:
             continue
+        key = (id(choice.chosen_C), choice.keep_uncovered)
+        if key not in known:
+            expected = expected_iou_of(evidence, choice)
+            known[key] = (choice, expected - before, *overlap_with(evidence, choice, truth))
         answered[row] = True
-        gain[row] = expected_iou_of(evidence, choice) - before
-        inside[row], union[row] = overlap_with(evidence, choice, truth)
+        _, gain[row], inside[row], union[row] = known[key]  # the choice keeps its array alive
     label = (truth.in_label, evidence.label_area + truth.area - truth.in_label)
     return Answers(answered, gain, inside, union, label, own, size, image)
 

@@ -120,3 +120,22 @@ def test_what_is_missing_or_stale_is_named(calibrated, finished_run, small_confi
     result = CliRunner().invoke(train_student, [*where, "--fold", "3/2"])
     assert result.exit_code == 2
     assert "fold: expected" in result.output
+
+
+def test_a_job_calibrates_its_rounds_where_asked(small_config, tmp_path):
+    """The whole job with calibration; run again it changes nothing."""
+    from pipeline.commands import Settings
+    from tests.conftest import file_hashes
+    from train.cli import job_config
+    from train.rounds import run_rounds
+
+    sets = ("rounds.calibrate=true", "rounds.rounds=1", "calibrate.folds=2")
+    job = job_config(Settings(small_config, tmp_path, sets))
+    summary = run_rounds(job, tmp_path, say=lambda _: None)
+    assert not summary.failures
+    paths = RunPaths(tmp_path)
+    assert json.loads(paths.calibration(1).read_text())["settings"] >= 300
+    before = file_hashes(tmp_path)
+    assert any("calibration/fold-2-of-2/teacher.zarr" in name for name in before)
+    run_rounds(job, tmp_path, say=lambda _: None)
+    assert file_hashes(tmp_path) == before

@@ -280,6 +280,7 @@ def job_config(settings: Settings) -> Any:
     """Parse every section, so that a mistake anywhere is found before any work."""
     from pipeline.candidate_stage import CandidatesConfig
     from pipeline.data_config import DataConfig
+    from refine.calibration import CalibrateConfig
     from refine.stage import RefineConfig
     from train.config import EvaluateConfig, RoundsConfig, TeacherConfig, TrainConfig
     from train.rounds import JobConfig
@@ -289,6 +290,7 @@ def job_config(settings: Settings) -> Any:
         candidates=settings.section("candidates", CandidatesConfig),
         teacher=settings.section("teacher", TeacherConfig),
         refine=settings.section("refine", RefineConfig),
+        calibrate=settings.section("calibrate", CalibrateConfig),
         train=settings.section("train", TrainConfig),
         evaluate=settings.section("evaluate", EvaluateConfig),
         rounds=settings.section("rounds", RoundsConfig),

@@ -171,6 +171,9 @@ class RoundsConfig:
     """Rounds after the burn-in."""
     sheet_rows: int = 8
     """Expressions on the contact sheet that ends a run."""
+    calibrate: bool = False
+    """Whether every round refines with the strategy that is best on held-out labelled images;
+    costs `calibrate.folds` burn-ins. Where none beats the teacher, `refine.chain` stays."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.sheet_rows < 1:

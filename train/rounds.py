@@ -10,11 +10,14 @@ import click
 from pipeline.candidate_stage import CandidatesConfig, sam_candidates
 from pipeline.data_config import DataConfig
 from pipeline.engines import Engine, shared_workers
+from pipeline.errors import ConfigError
+from pipeline.folds import Fold
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
 from pipeline.prepare import prepare_data, progress_bar, read_failures
 from pipeline.records import FailedItem, write_json
 from pipeline.runner import Replace
+from refine.calibration import CalibrateConfig, apply_best, calibrate
 from refine.contact_sheet import write_contact_sheet
 from refine.stage import RefineConfig, config_of_round, refine_labels
 from train.config import EvaluateConfig, RoundsConfig, TeacherConfig, TrainConfig
@@ -31,6 +34,7 @@ class JobConfig:
     candidates: CandidatesConfig
     teacher: TeacherConfig
     refine: RefineConfig
+    calibrate: CalibrateConfig
     train: TrainConfig
     evaluate: EvaluateConfig
     rounds: RoundsConfig
@@ -97,6 +101,9 @@ def _run(
         if number:
             say(f"round {number}: teacher")
             failures += predict_teacher(config.teacher, run_dir, number, **stage).failures
+            if config.rounds.calibrate:
+                say(f"round {number}: calibrate")
+                failures += _calibrate(config, run_dir, number, stage, say)
             say(f"round {number}: refine")
             chosen = config_of_round(config.refine, run_dir, number)
             summary, quality = refine_labels(chosen, run_dir, number, **stage)
@@ -112,6 +119,29 @@ def _run(
     sheet = _sheet(config, run_dir)
     write_json(run_dir / "summary.json", rows)
     return JobSummary(rows=rows, sheet=sheet, failures=_distinct(failures))
+
+
+def _calibrate(
+    config: JobConfig,
+    run_dir: Path,
+    number: int,
+    stage: dict[str, Any],
+    say: Callable[[str], None],
+) -> list[FailedItem]:
+    """Choose a round's strategy on labelled images that a fold's burn-in has not seen."""
+    failures: list[FailedItem] = []
+    for part in range(1, config.calibrate.folds + 1):
+        fold = Fold(part, config.calibrate.folds)
+        trained = train_student(config.train, run_dir, 0, replace=stage["replace"], fold=fold)
+        predicted = predict_teacher(config.teacher, run_dir, 1, fold=fold, **stage)
+        failures += [*trained.failures, *predicted.failures]
+    if not RunPaths(run_dir).chosen_strategy(number).exists():  # a resumed job keeps its choice
+        document = calibrate(config.calibrate, run_dir, number)
+        try:
+            apply_best(document, run_dir)
+        except ConfigError as error:
+            say(f"round {number}: {error}")
+    return failures
 
 
 def _evaluate(

@@ -95,7 +95,7 @@ TEACHER = tuple(
 WORK = {
     "candidates": (candidates_work, "candidates", candidate_arrays(CANVAS, 8)),
     "round-1/teacher": (teacher_work, "teacher-1", TEACHER),
-    "round-1/labels": (labels_work, "refine-1", label_arrays(CANVAS, 2)),
+    "round-1/labels": (labels_work, "refine-1", label_arrays(CANVAS)),
 }
 STORES = sorted(WORK)
 

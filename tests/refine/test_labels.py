@@ -38,7 +38,7 @@ def store_labels(path, labels, canvas):
         columns["image"][row] = row
         if label is not None:
             encode_label(columns, row, label, 0.5)
-    specs = label_arrays(canvas, len(labels))
+    specs = label_arrays(canvas)
     create_store(path, specs, len(labels), len(labels), {"strategies": list(STRATEGY_NAMES)})
     write_shard(path, specs, 0, range(len(labels)), columns)
 
@@ -92,7 +92,7 @@ def test_a_damaged_label_names_its_row(tmp_path):
 
 def test_an_odd_canvas_is_refused():
     with pytest.raises(StoreError, match="multiple of 8 pixels, found 30"):
-        label_arrays(30, 8)
+        label_arrays(30)
 
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
