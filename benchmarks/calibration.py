@@ -33,7 +33,7 @@ def main(expressions: int) -> None:
         started = time.monotonic()
         HeldOut(config, run_dir, None).visit(
             lambda predictions, known: refine(
-                predictions.see(known.evidence, known.prediction, ProbabilityConfig())[0], chain
+                predictions.see(known.evidence, known.prediction, ProbabilityConfig()), chain
             )
         )
         once = time.monotonic() - started

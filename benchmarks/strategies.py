@@ -34,7 +34,7 @@ COLUMNS = [
     "small", "medium", "large", "labels/s",
 ]  # fmt: skip
 PAPER = ("none", "iom", "cpi", "cpi-u", "cpi-o", "drop")
-OURS = ("none", "iom", "cpi-u", "soft-iou", "vote", "best-union")
+OURS = ("soft-iou", "vote", "best-union")
 PARAMS = {"soft-iou": {"min_iou": 0.0}, "best-union": {"min_expected_iou": 0.0}}
 """In context a strategy of ours is asked about every label."""
 
@@ -52,8 +52,7 @@ def contestants(run_dir: Path, number: int) -> Iterator[tuple[str, str, RefineCo
         config = replace(RefineConfig(), probability=ProbabilityConfig(**values))
         for strategy in OURS:
             link = ChainLink(strategy=strategy, params=dict(PARAMS.get(strategy, {})))
-            chain = (link,) if strategy == "none" else (link, ChainLink(strategy="pwa"))
-            yield strategy, name, replace(config, chain=chain)
+            yield strategy, name, replace(config, chain=(link, ChainLink(strategy="pwa")))
 
 
 def measure(run_dir: Path, number: int, config: RefineConfig, limit: int | None) -> list[str]:
@@ -78,7 +77,7 @@ def measure(run_dir: Path, number: int, config: RefineConfig, limit: int | None)
     precision = figures["correction_precision"]
     sizes = [figures["by_size"][size]["refined_mean_iou"] for size in ("small", "medium", "large")]
     return [
-        *(f"{100 * share:.2f}" for share in shares),
+        *("–" if share is None else f"{100 * share:.2f}" for share in shares),
         str(figures["helped"]),
         str(figures["hurt"]),
         "–" if precision is None else f"{100 * precision:.1f}",
@@ -116,7 +115,7 @@ def measure_weights(
                 truth = predictions.truth(prediction, canvas)
                 if truth is None or prediction.problem is not None:
                     continue
-                evidence, _ = predictions.see(image, prediction, config.probability)
+                evidence = predictions.see(image, prediction, config.probability)
                 mask = draw(evidence, choose(evidence, chain)[0])
                 for name, rule in WEIGHTINGS.items():
                     weight = rule.function(evidence, mask, rule.config())

@@ -12,7 +12,12 @@ from pipeline.candidates import Candidates, candidate_arrays, encode_rows
 from pipeline.cells import Cells, build_cells
 from pipeline.columns import StringColumn
 from pipeline.folds import Fold, held_out_images
-from pipeline.manifest import Manifest, manifest_fingerprint, write_manifest
+from pipeline.manifest import (
+    Manifest,
+    images_fingerprint,
+    manifest_fingerprint,
+    write_manifest,
+)
 from pipeline.paths import RunPaths
 from pipeline.records import Plan
 from pipeline.runner import ShardResult, run_stage
@@ -66,7 +71,8 @@ def make_run(run_dir: Path, num_images: int, folds: int = 0) -> None:
     logits = [np.stack([make_logit(rng, mask) for mask in masks]) for masks in truths]
     paths, kinds = RunPaths(run_dir), len(drawn)
     rles = [[encode_mask(mask) for mask in masks] for masks in truths]
-    fingerprint = _write_manifest(paths, rles, num_images, labelled=folds > 0)
+    manifest = _write_manifest(paths, rles, num_images, labelled=folds > 0)
+    fingerprint = manifest.fingerprint
     Stage(
         plan=Plan(
             stage="candidates",
@@ -75,7 +81,7 @@ def make_run(run_dir: Path, num_images: int, folds: int = 0) -> None:
             num_items=num_images,
             shard_size=32,
             unit="images",
-            decides={"canvas": CANVAS},
+            decides={"canvas": CANVAS, "inputs": {"images": images_fingerprint(manifest)}},
         ),
         make=lambda rows: encode_rows(
             np.arange(rows.start, rows.stop),
@@ -149,7 +155,7 @@ def _write_teacher(
 
 def _write_manifest(
     paths: RunPaths, rles: list[list[bytes]], num_images: int, *, labelled: bool
-) -> str:
+) -> Manifest:
     objects = num_images * EXPRESSIONS_PER_IMAGE
     images, strings = range(num_images), StringColumn.from_strings
     columns: dict[str, Any] = {
@@ -170,4 +176,4 @@ def _write_manifest(
         image_root=paths.run_dir, fingerprint=manifest_fingerprint(columns), **columns
     )
     write_manifest(paths.manifest, manifest, description={})
-    return manifest.fingerprint
+    return manifest

@@ -135,6 +135,7 @@ def verb_of(store: Path) -> str:
     verbs = {
         "candidates": "sam-candidates",
         "teacher": f"predict-teacher --round {number}",
+        "fold": f"predict-teacher --fold {number}",
         "refine": f"refine-labels --round {number}",
     }
     return verbs.get(kind, "the stage that makes it")
@@ -221,7 +222,8 @@ def verify_all(path: Path) -> list[Report]:
         return [verify_store(path)]
     reports = [verify_manifest(path / "manifest")] if (path / "manifest").is_dir() else []
     reports += [verify_store(store) for store in _stores_below(path)]
-    reports += [verify_student(folder) for folder in sorted(path.glob("round-*/student"))]
+    students = [*path.glob("round-*/student"), *path.glob("calibration/fold-*/student")]
+    reports += [verify_student(folder) for folder in sorted(students)]
     if not reports:
         raise StoreError(f"{path}: no store there; give a .zarr folder or a run directory")
     return reports

@@ -54,7 +54,7 @@ def held_out_images(labelled: npt.NDArray[np.int64], fold: Fold) -> npt.NDArray[
     if len(labelled) < fold.count:
         raise ConfigError(
             f"fold {fold}: expected at least {fold.count} labelled images, found {len(labelled)}; "
-            "take fewer folds"
+            "take fewer folds or raise data.labelled"
         )
     order = np.random.default_rng(0).permutation(len(labelled))
     return np.sort(np.asarray(labelled, np.int64)[order % fold.count == fold.number - 1])

@@ -178,6 +178,15 @@ class Manifest:
         return rescale_mask(decode_rle(counts, size), canvas_size(size, canvas))
 
 
+def images_fingerprint(manifest: Manifest) -> str:
+    """Give the sha256 over paths and contents of the training images, in order."""
+    digest = hashlib.sha256()
+    for image in manifest.images_of("train"):
+        line = (manifest.image_path[image], manifest.image_sha256[image])
+        digest.update(repr(line).encode())
+    return digest.hexdigest()
+
+
 def manifest_fingerprint(columns: Mapping[str, Column]) -> str:
     """Give the sha256 of the columns of a manifest, by field name, as hex."""
     digest = hashlib.sha256(FORMAT.encode())

@@ -14,17 +14,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ConfigError, StoreError
+from pipeline.config import fingerprint, to_plain
+from pipeline.errors import StoreError
 from pipeline.folds import Fold
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
-from pipeline.records import require_rows, stored_plan, write_json
+from pipeline.records import read_json, require_rows, stored_plan, write_json
 from refine.choice import count_truth
 from refine.evidence import FloatArray, ImageEvidence
 from refine.predictions import Prediction, Predictions
 from refine.probability import Context, ProbabilityConfig, fit_probability
-from refine.quality import mask_iou, size_of
-from refine.strategies import KEEP_LABEL, STRATEGIES, ParameterValue
+from refine.quality import size_of
+from refine.stage import RefineConfig, candidates_plan, inputs_of_choice
+from refine.strategies import KEEP_LABEL, STRATEGIES, ChainLink, ParameterValue
 from refine.sweep import (
     DEFAULT_GATES,
     DEFAULT_GRID,
@@ -35,7 +37,10 @@ from refine.sweep import (
     collect,
     expand,
     figures,
-    gain_interval,
+    gain_of_choosing,
+    interval,
+    iou_of,
+    outcome,
 )
 
 ROWS_AT_ONCE = 256
@@ -83,6 +88,7 @@ class _Known:
     """One prediction whose truth is known."""
 
     image: int
+    fold: int
     evidence: ImageEvidence
     prediction: Prediction
     truth_HW: npt.NDArray[np.bool_]
@@ -94,7 +100,12 @@ class HeldOut:
     def __init__(self, config: CalibrateConfig, run_dir: Path, limit: int | None) -> None:
         self._paths = RunPaths(run_dir)
         contexts: tuple[Context, ...] = tuple(dict.fromkeys(("none", *config.contexts)))
-        candidates = stored_plan(self._paths.candidates, "sam-candidates")
+        manifest = load_manifest(self._paths.manifest)
+        candidates = candidates_plan(self._paths.candidates, manifest)
+        needed = np.searchsorted(manifest.images_of("train"), manifest.labelled_images())
+        require_rows(
+            self._paths.candidates, "sam-candidates", range(int(needed.max(initial=-1)) + 1)
+        )
         self._canvas = int(candidates["plan"]["canvas"])
         self._limit = limit
         self._stores: list[tuple[Predictions, int]] = []
@@ -103,9 +114,11 @@ class HeldOut:
             path, made_by = self._paths.fold_teacher(fold), f"predict-teacher --fold {fold}"
             plan = stored_plan(path, made_by)["plan"]
             require_rows(path, made_by, None)
-            manifest = load_manifest(self._paths.manifest)
             if plan["inputs"]["manifest"] != manifest.fingerprint:
-                raise StoreError(f"{path}: made of another data set; run '{made_by} --force'")
+                raise StoreError(
+                    f"{path}: made of another data set; run 'train-student --fold {fold} --force' "
+                    f"and '{made_by} --force'"
+                )
             predictions = Predictions(run_dir=run_dir, teacher=path, contexts=contexts)
             self._stores.append((predictions, int(plan["num_items"])))
 
@@ -116,7 +129,7 @@ class HeldOut:
         """
         limit = min(x for x in (self._limit, at_most, 1 << 62) if x is not None)
         skipped = 0
-        for predictions, count in self._stores:
+        for fold, (predictions, count) in enumerate(self._stores, 1):
             seen = 0
             share = -(-limit // len(self._stores))
             for start in range(0, count, ROWS_AT_ONCE):
@@ -131,7 +144,7 @@ class HeldOut:
                         if prediction.problem is not None or truth_HW is None:
                             skipped += 1
                             continue
-                        each(predictions, _Known(image, evidence, prediction, truth_HW))
+                        each(predictions, _Known(image, fold, evidence, prediction, truth_HW))
                         seen += 1
         return skipped
 
@@ -174,7 +187,7 @@ def settings_of(settings: list[Setting], variant: str) -> list[Setting]:
     """Give the settings that are tried with one way to make the probability."""
     if variant == "own":
         return settings
-    return [one for one in settings if STRATEGIES[one.strategy].sees_prob or one.strategy == "none"]
+    return [one for one in settings if STRATEGIES[one.strategy].sees_prob]
 
 
 def sweep(
@@ -191,16 +204,17 @@ def sweep(
     def ask(predictions: Predictions, known: _Known) -> None:
         size = size_of(known.truth_HW)
         for name, probability in variants.items():
-            evidence, own_HW = predictions.see(known.evidence, known.prediction, probability)
-            inside, union, _ = mask_iou(own_HW, known.truth_HW)
+            evidence = predictions.see(known.evidence, known.prediction, probability)
             truth = count_truth(evidence, known.truth_HW)
             answers[name].append(
-                ask_all(asked[name], evidence, truth, (inside, union), size, known.image)
+                ask_all(asked[name], evidence, truth, size, known.image, known.fold)
             )
 
     skipped = held_out.visit(ask)
     if not all(answers.values()):
-        raise StoreError("no held-out expression has a known truth; nothing can be calibrated")
+        raise StoreError(
+            "no held-out expression has a known truth; label images with masks (data.labelled)"
+        )
     return {name: collect(rows) for name, rows in answers.items()}, skipped
 
 
@@ -226,18 +240,22 @@ def calibrate(
     settings = config.settings()
     variants = fit_variants(config, held_out)
     records, skipped = sweep(settings, variants, held_out)
-    rows = _rows(config, settings, records)
+    tried = _tried(config, settings, records)
     first = next(iter(records.values()))
-    own = _own_figures(first)
-    best = rows[0]
-    at = (best["setting"], best["min_gain"])
-    interval = gain_interval(records[best["probability"]], *at)
-    for row in rows:
-        del row["setting"]
+    raw = iou_of(*first.label)
+    gains = np.stack([iou_of(*outcome(records[t.variant], t.at, t.gate)[:2]) - raw for t in tried])
+    scores = gains
+    if config.by == "overall_iou":  # a sum over pixels: every label counts by its union
+        parts = [outcome(records[t.variant], t.at, t.gate) for t in tried]
+        share = sum(first.label[0]) / max(sum(first.label[1]), 1)
+        scores = np.stack([inside - share * union for inside, union, _ in parts])
+    gained = gain_of_choosing(scores, gains, first.fold)
+    rows = [t.row(records[t.variant]) for t in tried]
     document = {
         "round": number,
+        "fingerprint": choice_fingerprint(config, run_dir),
+        "inputs": inputs_of_choice(run_dir),
         "predictions": f"burn-ins on {config.folds - 1} of {config.folds} folds",
-        "manifest": load_manifest(RunPaths(run_dir).manifest).fingerprint,
         "by": config.by,
         "expressions": len(first.image),
         "images": len(np.unique(first.image)),
@@ -245,43 +263,57 @@ def calibrate(
         "settings": len(rows),
         "seconds": round(time.monotonic() - started, 2),
         "probabilities": variants,
-        "teacher": own,
-        "best_gain": best["mean_iou"] - own["mean_iou"],
-        "best_gain_interval": interval,
-        "rows": rows,
+        "teacher": {
+            "mean_iou": float(raw.mean()),
+            "overall_iou": float(first.label[0].sum() / max(first.label[1].sum(), 1)),
+        },
+        "gain": float(gained.mean()),
+        "gain_interval": interval(gained, first.image),
+        # Of equal ones the first: the simplest probability, the earlier strategy, no gate.
+        "rows": sorted(rows, key=lambda row: -row[config.by]),
     }
     RunPaths(run_dir).round(number).mkdir(parents=True, exist_ok=True)
     write_json(RunPaths(run_dir).calibration(number), document)
     return document
 
 
-def _rows(
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """One setting with its probability and gate."""
+
+    variant: str
+    at: int
+    setting: Setting
+    gate: float | None
+
+    def row(self, records: Records) -> dict[str, Any]:
+        """Give its row of the document."""
+        about = {
+            "probability": self.variant,
+            "strategy": self.setting.strategy,
+            "params": self.setting.params,
+            "min_gain": self.gate,
+        }
+        return about | figures(records, self.at, self.gate)
+
+
+def _tried(
     config: CalibrateConfig, settings: list[Setting], records: dict[str, Records]
-) -> list[dict[str, Any]]:
-    rows = []
-    for name, found in records.items():
-        for at, setting in enumerate(settings_of(settings, name)):
-            gates = (None,) if setting.strategy in KEEP_LABEL else config.gates
-            for gate in gates:
-                about = {
-                    "setting": at,
-                    "probability": name,
-                    "strategy": setting.strategy,
-                    "params": setting.params,
-                    "min_gain": gate,
-                }
-                rows.append(about | figures(found, at, gate))
-    # Of equal ones the first: the simplest probability, the earlier strategy, no gate.
-    return sorted(rows, key=lambda row: -row[config.by])
+) -> list[_Tried]:
+    return [
+        _Tried(name, at, setting, gate)
+        for name in records
+        for at, setting in enumerate(settings_of(settings, name))
+        for gate in ((None,) if setting.strategy in KEEP_LABEL else config.gates)
+    ]
 
 
-def _own_figures(records: Records) -> dict[str, float]:
-    inside, union = records.own
-    iou = np.divide(inside, union, out=np.zeros_like(inside), where=union > 0)
-    return {
-        "mean_iou": float(iou.mean()),
-        "overall_iou": float(inside.sum() / max(union.sum(), 1)),
-    }
+def choice_fingerprint(config: CalibrateConfig, run_dir: Path) -> str:
+    """Name everything that decides which setting is best."""
+    paths = RunPaths(run_dir)
+    stores = [paths.fold_teacher(Fold(part, config.folds)) for part in range(1, config.folds + 1)]
+    folds = [stored_plan(store, "predict-teacher --fold")["fingerprint"] for store in stores]
+    return fingerprint({"config": to_plain(config), "folds": folds, **inputs_of_choice(run_dir)})
 
 
 def best_by_strategy(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -292,28 +324,44 @@ def best_by_strategy(document: dict[str, Any]) -> list[dict[str, Any]]:
     return list(best.values())
 
 
-def apply_best(document: dict[str, Any], run_dir: Path) -> Path:
+def apply_best(document: dict[str, Any], refine: RefineConfig, run_dir: Path) -> Path | None:
     """Write the best setting to `round-R/strategy.json`, which `refine-labels` follows.
 
-    Raises:
-        ConfigError: If no setting is better than the teacher's own masks.
+    Its link takes the place of the chain's own; `drop` before it and the fallback after it stay.
+    Where no setting is better than the teacher's own masks, an earlier choice is taken back.
+
+    Args:
+        document: What `calibrate` gave.
+        refine: The config whose chain it changes.
+        run_dir: Where.
+
+    Returns:
+        The file, or None if there was nothing better.
     """
-    best, own = document["rows"][0], document["teacher"]
-    if not best[document["by"]] > own[document["by"]]:
-        raise ConfigError(
-            f"no setting is better than the teacher's own masks ({document['by']} "
-            f"{own[document['by']]:.4f}); nothing is applied"
-        )
-    link = {name: best[name] for name in ("strategy", "params", "min_gain")}
-    chain = [{"strategy": "pwa"}] if best["strategy"] in KEEP_LABEL else [link, {"strategy": "pwa"}]
+    best, by = document["rows"][0], document["by"]
     path = RunPaths(run_dir).chosen_strategy(document["round"])
+    if not best[by] > document["teacher"][by]:
+        path.unlink(missing_ok=True)
+        return None
+    link = ChainLink(strategy=best["strategy"], params=best["params"], min_gain=best["min_gain"])
+    chain = [one for one in refine.chain if one.strategy == "drop"] + [link, refine.chain[-1]]
     write_json(
         path,
         {
-            "manifest": document["manifest"],
+            "fingerprint": document["fingerprint"],
+            "inputs": document["inputs"],
             "chain": chain,
             "probability": document["probabilities"][best["probability"]],
-            "chosen_by": {document["by"]: best[document["by"]], "teacher": own[document["by"]]},
+            "chosen_by": {by: best[by], "teacher": document["teacher"][by]},
         },
     )
     return path
+
+
+def is_chosen(config: CalibrateConfig, run_dir: Path, number: int) -> bool:
+    """Tell whether a round's choice is there and was made of what is there now."""
+    path = RunPaths(run_dir).chosen_strategy(number)
+    document = read_json(path) if path.exists() else None
+    return isinstance(document, dict) and document.get("fingerprint") == choice_fingerprint(
+        config, run_dir
+    )

@@ -65,7 +65,6 @@ def union_of(source: str, evidence: Evidence, chosen_N: BoolArray, score: float)
 
 def draw(evidence: Evidence, choice: Choice) -> BoolArray:
     """Draw a choice as a mask, (H, W) bool."""
-    assert evidence.label_HW is not None, "only an Evidence with pixels can be drawn"
     if choice.chosen_C is None:
         return evidence.label_HW
     mask_HW = mask_of_cells(evidence.image.cells, choice.chosen_C)
@@ -109,7 +108,6 @@ class TruthCounts:
 def count_truth(evidence: Evidence, truth_HW: BoolArray) -> TruthCounts:
     """Count a truth's pixels, (H, W) bool, per cell and in P."""
     cells = evidence.image.cells
-    assert evidence.label_HW is not None, "only an Evidence with pixels can be compared"
     per_cell = np.bincount(cells.cells[truth_HW], minlength=cells.num_cells)
     common = cells.cells[truth_HW & evidence.label_HW]
     return TruthCounts(

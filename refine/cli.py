@@ -20,6 +20,7 @@ from pipeline.commands import (
     verb,
 )
 from pipeline.engines import Engine
+from pipeline.paths import RunPaths
 from refine import calibration
 from refine.calibration import CalibrateConfig, apply_best, best_by_strategy
 from refine.plots import write_calibration_plot
@@ -47,7 +48,8 @@ def _refine(
     run_dir, section = settings.run_dir, settings.section("refine", RefineConfig)
     if strategy is not None:
         section = with_strategy(section, strategy)
-    else:
+    given = section
+    if strategy is None:
         section = config_of_round(section, run_dir, number)
     if dry_run:
         plan = plan_refinement(section, run_dir, number)
@@ -63,8 +65,10 @@ def _refine(
             replace=force_to_replace(force),
         ),
     )
-    chain = ", ".join(link.strategy for link in section.chain)
-    return finish_stage(summary, {"chain": chain, **quality_facts(quality)})
+    facts = {"chain": ", ".join(link.strategy for link in section.chain)}
+    if section is not given:
+        facts["chosen by"] = str(RunPaths(run_dir).chosen_strategy(number))
+    return finish_stage(summary, facts | quality_facts(quality))
 
 
 @click.group(context_settings=CONTEXT, invoke_without_command=True)
@@ -126,18 +130,23 @@ def calibrate(
     title = f"best setting of each strategy by {section.by}, percent"
     print_table(title, CALIBRATION_COLUMNS, table)
     plot = write_calibration_plot(document, run_dir / f"round-{number}" / "calibration.png")
-    low, high = document["best_gain_interval"]
+    low, high = document["gain_interval"]
     facts = {
         "settings tried": document["settings"],
         "expressions, images": f"{document['expressions']}, {document['images']}",
         "predictions": document["predictions"],
         "teacher's own masks, mIoU": document["teacher"]["mean_iou"],
-        "best gain in mIoU": f"{document['best_gain']:.4f} ({low:.4f} to {high:.4f}, 95 %)",
+        "gain of choosing, mIoU": f"{document['gain']:.4f} ({low:.4f} to {high:.4f}, 95 %)",
+        "skipped, truth unknown": document["skipped"],
         "seconds": document["seconds"],
         "curves": plot,
     }
     if apply:
-        facts["applied"] = locked(run_dir, lambda: apply_best(document, run_dir))
+        chain = settings.section("refine", RefineConfig)
+        applied = locked(run_dir, lambda: apply_best(document, chain, run_dir))
+        facts["applied"] = applied or "nothing: no setting is better than the teacher's own masks"
+        if low <= 0:
+            facts["beware"] = "the gain may be chance: its interval holds 0"
     print_facts(f"calibrate, round {number}", facts)
     return 0
 
@@ -173,6 +182,7 @@ def quality_facts(quality: dict[str, Any]) -> dict[str, Any]:
         "match rate": quality["match_rate"],
         "mean expected IoU": quality["mean_expected_iou"],
         "mean weight": quality["mean_weight"],
+        "area, refined / raw": quality["area_ratio"],
     }
     if quality["truths"]:
         facts |= {

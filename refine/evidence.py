@@ -50,11 +50,15 @@ class ProbSums:
 class Evidence:
     """One expression's pseudo-label, against the candidates of its image.
 
-    P is the teacher's mask, p its probability. The pixels are there while a label is made, and
-    left out (`without_pixels`) where only strategies are compared.
+    P is the teacher's mask, p its probability. Strategies look at cells and candidates; the pixels
+    are for drawing and weighting what they chose.
     """
 
     image: ImageEvidence
+    prob_HW: FloatArray
+    """p, float32 in [0, 1]."""
+    label_HW: BoolArray
+    """P."""
     label_C: CountArray
     """Pixels of P per cell."""
     label_area: int
@@ -63,12 +67,6 @@ class Evidence:
     """Sum of p over the image, in pixels."""
     confidence_rank: float = 1.0
     """Share of the round's labels of which the teacher is less sure, in [0, 1]."""
-    prob_HW: FloatArray | None = None
-    """p, float32 in [0, 1]."""
-    label_HW: BoolArray | None = None
-    """P."""
-    given_sums: ProbSums | None = None
-    """What `prob` answers, where the pixels are gone."""
     _memory: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def remember(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -106,10 +104,6 @@ class Evidence:
     @cached_property
     def prob(self) -> ProbSums:
         """Sum p over cells, image and P."""
-        if self.given_sums is not None:
-            return self.given_sums
-        assert self.prob_HW is not None, "an Evidence has pixels or sums"
-        assert self.label_HW is not None, "an Evidence has pixels or sums"
         cells = self.image.cells
         per_cell = sums_per_cell(cells, self.prob_HW)
         inside = self.prob_HW[self.label_HW]
@@ -178,18 +172,6 @@ def gather(
     )
 
 
-def without_pixels(evidence: Evidence) -> Evidence:
-    """Keep what strategies ask, some kilobytes, and let go of the pixels."""
-    return Evidence(
-        image=evidence.image,
-        label_C=evidence.label_C,
-        label_area=evidence.label_area,
-        prob_total=evidence.prob_total,
-        confidence_rank=evidence.confidence_rank,
-        given_sums=evidence.prob,
-    )
-
-
 def _share(part: CountArray, whole: CountArray) -> CountArray:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
@@ -213,6 +195,5 @@ def expected_share(inside: float, area: float, total: float) -> float:
 
 def expected_iou(evidence: Evidence, mask_HW: BoolArray) -> float:
     """Estimate a mask's IoU with the truth, if every pixel is foreground with probability p."""
-    assert evidence.prob_HW is not None, "an Evidence with pixels is needed"
     inside = _sum_rows(np.multiply(evidence.prob_HW, mask_HW))
     return expected_share(inside, float(np.count_nonzero(mask_HW)), evidence.prob_total)

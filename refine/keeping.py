@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from refine.choice import Choice, check_share
+from refine.choice import Choice
 from refine.evidence import Evidence
 from refine.weighting import PsiConfig
 
@@ -22,10 +22,11 @@ class DropConfig:
     """Confidence filtering (SemiRES, Table 4): the labels that the teacher is least sure of."""
 
     share: float = 0.05
-    """Share of the round's labels that is left out, in [0, 1]."""
+    """Share of the round's labels that is left out, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        check_share("share", self.share)
+        if not 0 <= self.share < 1:
+            raise ValueError(f"share: expected a number in [0, 1), found {self.share}")
 
 
 def pwa(evidence: Evidence, config: PwaConfig) -> Choice:
@@ -42,8 +43,8 @@ def drop(evidence: Evidence, config: DropConfig) -> Choice | None:
     """Leave a label out of training if the teacher is less sure of it than of most.
 
     The paper drops the lowest 5 % without saying by what; here it is the mean probability over the
-    teacher's mask at the network's stride, 0 for an empty mask. The label is stored with weight 0
-    and never drawn. `score` is the rank of its confidence.
+    teacher's mask at the network's stride, 0 for an empty mask; of equally sure ones the earlier
+    rows go. The label is stored with weight 0 and never drawn. `score` is the rank.
     """
     if evidence.confidence_rank < config.share:
         return Choice(source="drop", score=evidence.confidence_rank)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pipeline.candidates import CandidateReader, Candidates, no_candidates
 from pipeline.cells import BoolArray, Cells
+from pipeline.errors import ItemError
 from pipeline.images import canvas_size
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
@@ -86,31 +87,30 @@ class Predictions:
 
     def see(
         self, image: ImageEvidence, prediction: Prediction, probability: ProbabilityConfig
-    ) -> tuple[Evidence, BoolArray]:
-        """Bring a prediction to pixels: the evidence, and the teacher's own mask (H, W).
+    ) -> Evidence:
+        """Bring a prediction to pixels: P is the teacher's own mask, p as `probability` makes it.
 
         Raises:
             ValueError: If the probability is not finite or of another size.
         """
-        size = image.cells.size
-        if probability.is_own:
-            margin_HW = upsample_align_corners(prediction.own_hw, size)
-            label_HW = margin_HW > 0
-            own_HW = label_HW
-        else:
+        own_HW = upsample_align_corners(prediction.own_hw, image.cells.size)
+        margin_HW = own_HW
+        if not probability.is_own:
             slope, bias = np.float32(probability.slope), np.float32(probability.bias)
             margin_hw = slope * prediction.margins[probability.context] + bias
-            margin_HW = upsample_align_corners(margin_hw, size)
-            label_HW = margin_HW > 0
-            own_HW = upsample_align_corners(prediction.own_hw, size) > 0
-        rank = prediction.confidence_rank
-        return gather(image, sigmoid(margin_HW), label_HW, rank), own_HW
+            margin_HW = upsample_align_corners(margin_hw, image.cells.size)
+        return gather(image, sigmoid(margin_HW), own_HW > 0, prediction.confidence_rank)
 
     def truth(self, prediction: Prediction, canvas: int) -> BoolArray | None:
-        """Give the true mask of a prediction's object in canvas geometry; None if unknown."""
-        return self.manifest.truth(
-            int(self.manifest.expression_object[prediction.expression]), canvas
-        )
+        """Give the true mask of a prediction's object in canvas geometry; None if unknown.
+
+        A truth that cannot be decoded is unknown: it only serves measuring.
+        """
+        object_row = int(self.manifest.expression_object[prediction.expression])
+        try:
+            return self.manifest.truth(object_row, canvas)
+        except ItemError:
+            return None
 
     def _cells_of(self, images: npt.NDArray[np.int32]) -> Callable[[int], Cells]:
         """Read the cells of rising images; an image whose candidates failed has none of them."""
@@ -185,9 +185,11 @@ class Predictions:
     @cached_property
     def _rank(self) -> npt.NDArray[np.float64]:
         scalars = self.reader.scalars()
-        known = np.sort(scalars["confidence"][scalars["valid"] > 0])
-        rank = np.searchsorted(known, scalars["confidence"], side="left") / max(len(known), 1)
-        return np.where(scalars["valid"] > 0, rank, 1.0)
+        rank = np.ones(len(scalars["valid"]))
+        known = np.flatnonzero(scalars["valid"])
+        order = np.argsort(scalars["confidence"][known], kind="stable")  # ties: the earlier row
+        rank[known[order]] = np.arange(len(known)) / max(len(known), 1)
+        return rank
 
     @cached_property
     def manifest(self) -> Manifest:

@@ -27,7 +27,7 @@ class ProbabilityConfig:
     slope: float = 1.0
     """p = sigmoid(slope * m + bias), more than 0; below 1 for a teacher that is too sure."""
     bias: float = 0.0
-    """Above 0 for a teacher that marks too little; moves P, which is p > 0.5, as well."""
+    """Above 0 for a teacher that marks too little. P stays the teacher's own mask, m > 0."""
 
     def __post_init__(self) -> None:
         if not self.slope > 0:

@@ -31,10 +31,8 @@ def mask_iou(mask_HW: BoolArray, truth_HW: BoolArray) -> tuple[int, int, float]:
     return intersection, union, intersection / union if union else 0.0
 
 
-def label_sums(
-    evidence: Evidence, refined: Refined, expected_iou: float, raw_area: int
-) -> dict[str, float]:
-    """Count one label, without knowing the truth; `raw_area` is that of the teacher's own mask."""
+def label_sums(evidence: Evidence, refined: Refined, expected_iou: float) -> dict[str, float]:
+    """Count one label, without knowing the truth."""
     refined_area = int(np.count_nonzero(refined.mask_HW))
     weight = 1.0 if refined.weight_HW is None else float(refined.weight_HW.mean(dtype=np.float64))
     return {
@@ -44,10 +42,10 @@ def label_sums(
         "expected_iou": expected_iou,
         f"expected.{_bin(expected_iou)}": 1,
         "weight": weight,
-        "raw_area": raw_area,
+        "raw_area": evidence.label_area,
         "refined_area": refined_area,
         "candidates": evidence.image.cells.num_candidates,
-        "empty_raw": float(raw_area == 0),
+        "empty_raw": float(evidence.label_area == 0),
         "empty_refined": float(refined_area == 0),
     }
 
@@ -133,7 +131,7 @@ def report(sums: dict[str, float]) -> dict[str, Any]:
         "mean_expected_iou": per("expected_iou", labels),
         "mean_weight": per("weight", labels),
         "area_ratio": per("refined_area", sums.get("raw_area", 0)),
-        "candidates_per_image": per("candidates", labels),
+        "candidates_per_label": per("candidates", labels),
         "empty_raw": int(sums.get("empty_raw", 0)),
         "empty_refined": int(sums.get("empty_refined", 0)),
         "truths": int(truths),

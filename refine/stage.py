@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.config import parse_config
 from pipeline.engines import Engine
 from pipeline.errors import ConfigError, ItemError, StoreError
-from pipeline.manifest import load_manifest
+from pipeline.manifest import Manifest, images_fingerprint, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import (
     FailedItem,
@@ -93,14 +93,34 @@ def config_of_round(config: RefineConfig, run_dir: Path, number: int) -> RefineC
     if not path.exists():
         return config
     document = read_json(path)
-    if document.get("manifest") != load_manifest(RunPaths(run_dir).manifest).fingerprint:
-        raise StoreError(
-            f"{path}: chosen for another data set; run 'refine-labels calibrate --round {number} "
-            "--apply' again, or remove the file"
-        )
-    chosen = {name: document.get(name) for name in ("chain", "probability")}
+    again = f"run 'refine-labels calibrate --round {number} --apply' again, or remove the file"
+    if not isinstance(document, dict) or "chain" not in document:
+        raise StoreError(f"{path}: holds no chain; {again}")
+    if document.get("inputs") != inputs_of_choice(run_dir):
+        raise StoreError(f"{path}: chosen for another data set or other candidates; {again}")
+    chosen = {name: document[name] for name in ("chain", "probability") if name in document}
     parsed = parse_config(RefineConfig, chosen, str(path))
     return dataclasses.replace(config, chain=parsed.chain, probability=parsed.probability)
+
+
+def inputs_of_choice(run_dir: Path) -> dict[str, str]:
+    """Name the data set and the candidates that a choice of strategy holds for."""
+    paths = RunPaths(run_dir)
+    manifest = load_manifest(paths.manifest)
+    candidates = candidates_plan(paths.candidates, manifest)
+    return {"manifest": manifest.fingerprint, "candidates": candidates["fingerprint"]}
+
+
+def candidates_plan(store: Path, manifest: Manifest) -> dict[str, Any]:
+    """Read the plan of the candidates.
+
+    Raises:
+        StoreError: If there are none, or they are of other images.
+    """
+    document = stored_plan(store, "sam-candidates")
+    if document["plan"]["inputs"]["images"] != images_fingerprint(manifest):
+        raise StoreError(f"{store}: candidates of other images; run 'sam-candidates --force'")
+    return document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,14 +157,14 @@ class RefineWork:
     def _refine_row(
         self, columns: dict[str, Any], row: int, image: ImageEvidence, prediction: Prediction
     ) -> dict[str, float]:
-        evidence, own_HW = self._predictions.see(image, prediction, self.config.probability)
+        evidence = self._predictions.see(image, prediction, self.config.probability)
         refined = refine(evidence, self._chain)
         expected = expected_iou(evidence, refined.mask_HW)
-        sums = label_sums(evidence, refined, expected, int(np.count_nonzero(own_HW)))
+        sums = label_sums(evidence, refined, expected)
         if self.config.measure:
             truth_HW = self._predictions.truth(prediction, self.canvas)
             if truth_HW is not None:
-                sums |= truth_sums(image, refined, own_HW, truth_HW)
+                sums |= truth_sums(image, refined, evidence.label_HW, truth_HW)
         encode_label(columns, row, refined, expected)  # last: a row that fails keeps no label
         return sums
 
@@ -168,8 +188,14 @@ def plan_refinement(config: RefineConfig, run_dir: Path, number: int) -> Plan:
         StoreError: If candidates or teacher predictions are not there yet.
     """
     paths = RunPaths(run_dir)
-    candidates = stored_plan(paths.candidates, "sam-candidates")
+    manifest = load_manifest(paths.manifest)
+    candidates = candidates_plan(paths.candidates, manifest)
     teacher = stored_plan(paths.teacher(number), f"predict-teacher --round {number}")
+    if teacher["plan"]["inputs"]["manifest"] != manifest.fingerprint:
+        raise StoreError(
+            f"{paths.teacher(number)}: predictions of another data set; run 'predict-teacher "
+            f"--round {number} --force'"
+        )
     canvas = int(candidates["plan"]["canvas"])
     return Plan(
         stage=f"refine-{number}",
@@ -185,7 +211,7 @@ def plan_refinement(config: RefineConfig, run_dir: Path, number: int) -> Plan:
             "probability": config.probability,
             "measure": config.measure,
             "inputs": {
-                "manifest": load_manifest(paths.manifest).fingerprint,
+                "manifest": manifest.fingerprint,
                 "candidates": candidates["fingerprint"],
                 "teacher": teacher["fingerprint"],
             },
@@ -225,7 +251,8 @@ def refine_labels(
     rows = range(min(plan.num_items, last * plan.shard_size))
     require_rows(paths.teacher(number), f"predict-teacher --round {number}", rows)
     require_rows(paths.candidates, "sam-candidates", _candidate_rows(run_dir, rows))
-    if config.probability.context != "none":
+    looks_around = any(link.strategy == "drop" for link in config.chain)
+    if looks_around or config.probability.context != "none":  # at labels of other shards
         require_rows(paths.teacher(number), f"predict-teacher --round {number}", None)
     work = RefineWork(run_dir=run_dir, number=number, canvas=plan.decides["canvas"], config=config)
     summary = run_stage(

@@ -122,8 +122,10 @@ def _parse_link(spec: ChainLink, where: str) -> Link:
     if weight not in WEIGHTINGS:
         known = ", ".join(WEIGHTINGS)
         raise ValueError(f"{where}: unknown weight {weight!r}; known are {known}")
-    if spec.weight is None and isinstance(config, WEIGHTINGS[weight].config):
-        weight_config = config  # pwa's parameters are those of its weight
+    if isinstance(config, WEIGHTINGS[weight].config):  # pwa's parameters are those of its weight
+        if spec.weight_params:
+            raise ValueError(f"{where}: give {spec.strategy}'s weight by params, not weight_params")
+        weight_config = config
     else:
         kind = WEIGHTINGS[weight].config
         weight_config = parse_config(kind, spec.weight_params, f"{where} ({weight})")

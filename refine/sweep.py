@@ -70,6 +70,9 @@ def expand(grid: Grid) -> list[Setting]:
         if strategy not in STRATEGIES or strategy == "drop":
             known = ", ".join(name for name in STRATEGIES if name != "drop")
             raise ValueError(f"grid: unknown strategy {strategy!r}; known are {known}")
+        for name, values in axes.items():
+            if not len(values):
+                raise ValueError(f"grid ({strategy}): expected values for {name}, found none")
         for values in itertools.product(*axes.values()):
             params = dict(zip(axes, values, strict=True))
             config = parse_config(STRATEGIES[strategy].config, params, f"grid ({strategy})")
@@ -90,22 +93,22 @@ class Answers:
     union: Array
     """(S,) |answer | truth|."""
     label: tuple[float, float]
-    """|P & truth| and |P | truth|, where p makes P."""
-    own: tuple[float, float]
-    """The same of the teacher's own mask."""
+    """|P & truth| and |P | truth|."""
     size: str
     """Name of the object's size."""
     image: int
     """Which image it belongs to."""
+    fold: int
+    """Which fold held it out."""
 
 
 def ask_all(
     settings: Sequence[Setting],
     evidence: Evidence,
     truth: TruthCounts,
-    own: tuple[float, float],
     size: str,
     image: int,
+    fold: int,
 ) -> Answers:
     """Ask every setting about one expression."""
     answered = np.zeros(len(settings), np.bool_)
@@ -124,7 +127,7 @@ def ask_all(
         answered[row] = True
         _, gain[row], inside[row], union[row] = known[key]  # the choice keeps its array alive
     label = (truth.in_label, evidence.label_area + truth.area - truth.in_label)
-    return Answers(answered, gain, inside, union, label, own, size, image)
+    return Answers(answered, gain, inside, union, label, size, image, fold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +144,11 @@ class Records:
     """(S, E)"""
     label: Array
     """(2, E)"""
-    own: Array
-    """(2, E)"""
     size: npt.NDArray[np.str_]
     """(E,)"""
     image: npt.NDArray[np.int64]
+    """(E,)"""
+    fold: npt.NDArray[np.int64]
     """(E,)"""
 
 
@@ -157,9 +160,9 @@ def collect(answers: Sequence[Answers]) -> Records:
         inside=np.stack([one.inside for one in answers], 1),
         union=np.stack([one.union for one in answers], 1),
         label=np.array([one.label for one in answers], np.float64).T,
-        own=np.array([one.own for one in answers], np.float64).T,
         size=np.array([one.size for one in answers]),
         image=np.array([one.image for one in answers], np.int64),
+        fold=np.array([one.fold for one in answers], np.int64),
     )
 
 
@@ -181,10 +184,10 @@ def outcome(
 
 
 def figures(records: Records, row: int, gate: float | None) -> dict[str, Any]:
-    """Give one setting's figures, fractions in [0, 1]; helped and hurt are beside the own mask."""
+    """Give one setting's figures, fractions in [0, 1]; helped and hurt are beside P."""
     inside, union, taken = outcome(records, row, gate)
-    iou, own = iou_of(inside, union), iou_of(*records.own)
-    helped, hurt = int((iou > own).sum()), int((iou < own).sum())
+    iou, raw = iou_of(inside, union), iou_of(*records.label)
+    helped, hurt = int((iou > raw).sum()), int((iou < raw).sum())
     return {
         "mean_iou": float(iou.mean()),
         "overall_iou": float(inside.sum() / max(union.sum(), 1)),
@@ -198,18 +201,45 @@ def figures(records: Records, row: int, gate: float | None) -> dict[str, Any]:
     }
 
 
-def gain_interval(
-    records: Records, row: int, gate: float | None, resamples: int = 2000
-) -> tuple[float, float]:
-    """Give the 95 % bootstrap interval of the gain in mean IoU over the teacher's own masks.
+def gain_of_choosing(
+    scores: Array, gains: Array, fold: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Give what choosing the best setting gains on labels that had no part in the choice.
 
-    Images are drawn with replacement, with all their expressions: those of one image stand or fall
-    together.
+    The best of thousands of settings looks better than it is. So for every fold the setting is
+    chosen that is best on the other folds, and what it gains on this one is taken.
+
+    Args:
+        scores: Per setting and label what decides, by its mean, (M, E).
+        gains: Per setting and label the gain in IoU over P, (M, E).
+        fold: Which fold held the label out, (E,).
+
+    Returns:
+        Gain per label, (E,).
     """
-    inside, union, _ = outcome(records, row, gate)
-    difference = iou_of(inside, union) - iou_of(*records.own)
-    _, place = np.unique(records.image, return_inverse=True)
-    total, count = np.bincount(place, difference), np.bincount(place)
+    gained = np.zeros(len(fold))
+    for number in np.unique(fold):
+        here = fold == number
+        chosen = int(scores[:, ~here].mean(axis=1).argmax()) if not here.all() else 0
+        gained[here] = gains[chosen, here]
+    return gained
+
+
+def interval(
+    value: Array, image: npt.NDArray[np.int64], resamples: int = 2000
+) -> tuple[float, float]:
+    """Give the 95 % bootstrap interval of a mean over labels.
+
+    Images are drawn with replacement, with all their labels: those of one image stand or fall
+    together.
+
+    Args:
+        value: (E,)
+        image: Which image each label belongs to, (E,).
+        resamples: Draws.
+    """
+    _, place = np.unique(image, return_inverse=True)
+    total, count = np.bincount(place, value), np.bincount(place)
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(len(count), np.full(len(count), 1 / len(count)), resamples)
     means = (drawn @ total) / np.maximum(drawn @ count, 1)

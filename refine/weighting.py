@@ -96,7 +96,7 @@ def zero(evidence: Evidence, mask_HW: BoolArray, config: ZeroConfig) -> FloatArr
 
 def psi(evidence: Evidence, mask_HW: BoolArray, config: PsiConfig) -> FloatArray:
     """Give eq. (9) of the teacher's probability, whatever the label says."""
-    return psi_of(_prob(evidence), config)
+    return psi_of(evidence.prob_HW, config)
 
 
 def psi_of(prob_HW: FloatArray, config: PsiConfig) -> FloatArray:
@@ -116,7 +116,7 @@ def psi_of(prob_HW: FloatArray, config: PsiConfig) -> FloatArray:
 
 def certainty(evidence: Evidence, mask_HW: BoolArray, config: CertaintyConfig) -> FloatArray:
     """Give p inside the label and 1 - p outside, but at least the floor."""
-    prob_HW = _prob(evidence)
+    prob_HW = evidence.prob_HW
     return np.maximum(np.where(mask_HW, prob_HW, 1 - prob_HW), np.float32(config.floor))
 
 
@@ -142,11 +142,6 @@ def agreement(evidence: Evidence, mask_HW: BoolArray, config: AgreementConfig) -
     votes = [draw(evidence, answer) == mask_HW for answer in answers if answer is not None]
     share_HW = np.mean(votes, axis=0, dtype=np.float32)
     return np.asarray(np.maximum(share_HW, np.float32(config.floor)), np.float32)
-
-
-def _prob(evidence: Evidence) -> FloatArray:
-    assert evidence.prob_HW is not None, "only an Evidence with pixels can be weighted"
-    return evidence.prob_HW
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Shell: the teacher's prediction for every unlabelled expression, into `teacher.zarr`."""
+"""Shell: the teacher's predictions, into `teacher.zarr`."""
 
 import functools
 from collections import defaultdict
@@ -145,12 +145,12 @@ class TeacherWork:
 def expressions_to_predict(manifest: Manifest, fold: Fold | None) -> npt.NDArray[np.int64]:
     """List the manifest rows of a teacher's expressions, in image order.
 
-    All unlabelled ones; or for a fold the labelled ones of its images, whose truth is known.
+    All unlabelled ones; or for a fold the labelled ones of its images, those too whose truth is
+    not known: they are context of the others.
     """
     if fold is None:
         return manifest.expressions_of("train", labelled=False)
     rows = manifest.expressions_of("train", labelled=True)
-    rows = rows[np.diff(manifest.object_rle.offsets)[manifest.expression_object[rows]] > 0]
     images = held_out_images(manifest.labelled_images(), fold)
     return rows[np.isin(manifest.expression_image[rows], images)]
 
@@ -174,8 +174,14 @@ def plan_teacher(
         trained = read_trained(paths.student(number - 1), f"train-student --round {number - 1}")
     else:
         trained = read_trained(paths.fold_student(fold), f"train-student --fold {fold}")
+        made_of = (trained.plan.get("held_out"), trained.plan["inputs"]["manifest"])
+        if made_of != (str(fold), manifest.fingerprint):  # it may have seen what it is to predict
+            raise StoreError(
+                f"{trained.folder}: trained on another data set or fold; run "
+                f"'train-student --fold {fold} --force'"
+            )
     plan = Plan(
-        stage=f"teacher-{number}" if fold is None else f"teacher of fold {fold}",
+        stage=f"teacher-{number}" if fold is None else f"fold-{fold}",
         store=paths.teacher(number) if fold is None else paths.fold_teacher(fold),
         specs=teacher_arrays(trained.stride_size),
         num_items=len(expressions_to_predict(manifest, fold)),

@@ -10,14 +10,13 @@ import click
 from pipeline.candidate_stage import CandidatesConfig, sam_candidates
 from pipeline.data_config import DataConfig
 from pipeline.engines import Engine, shared_workers
-from pipeline.errors import ConfigError
 from pipeline.folds import Fold
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
 from pipeline.prepare import prepare_data, progress_bar, read_failures
 from pipeline.records import FailedItem, write_json
 from pipeline.runner import Replace
-from refine.calibration import CalibrateConfig, apply_best, calibrate
+from refine.calibration import CalibrateConfig, apply_best, calibrate, is_chosen
 from refine.contact_sheet import write_contact_sheet
 from refine.stage import RefineConfig, config_of_round, refine_labels
 from train.config import EvaluateConfig, RoundsConfig, TeacherConfig, TrainConfig
@@ -135,12 +134,10 @@ def _calibrate(
         trained = train_student(config.train, run_dir, 0, replace=stage["replace"], fold=fold)
         predicted = predict_teacher(config.teacher, run_dir, 1, fold=fold, **stage)
         failures += [*trained.failures, *predicted.failures]
-    if not RunPaths(run_dir).chosen_strategy(number).exists():  # a resumed job keeps its choice
+    if not is_chosen(config.calibrate, run_dir, number):
         document = calibrate(config.calibrate, run_dir, number)
-        try:
-            apply_best(document, run_dir)
-        except ConfigError as error:
-            say(f"round {number}: {error}")
+        if apply_best(document, config.refine, run_dir) is None:
+            say(f"round {number}: no setting is better than the teacher's own masks")
     return failures
 
 

@@ -8,7 +8,12 @@ import numpy as np
 from pipeline.candidates import Candidates, candidate_arrays, encode_rows
 from pipeline.cells import build_cells
 from pipeline.columns import StringColumn
-from pipeline.manifest import Manifest, manifest_fingerprint, write_manifest
+from pipeline.manifest import (
+    Manifest,
+    images_fingerprint,
+    manifest_fingerprint,
+    write_manifest,
+)
 from pipeline.paths import RunPaths
 from pipeline.records import Plan
 from pipeline.runner import ShardResult, run_stage
@@ -74,7 +79,7 @@ def make_run(run_dir: Path, pictures: list[Picture], teacher_rows: int | None = 
             num_items=len(pictures),
             shard_size=2,
             unit="images",
-            decides={"canvas": CANVAS},
+            decides={"canvas": CANVAS, "inputs": {"images": images_fingerprint(manifest)}},
         ),
         lambda rows: encode_rows(
             np.arange(rows.start, rows.stop), found[rows.start : rows.stop], CANVAS, 8
@@ -92,7 +97,7 @@ def make_run(run_dir: Path, pictures: list[Picture], teacher_rows: int | None = 
             num_items=len(logit),
             shard_size=2,
             unit="expressions",
-            decides={},
+            decides={"inputs": {"manifest": fingerprint}},
         ),
         lambda rows: {
             "expression": np.arange(rows.start, rows.stop),

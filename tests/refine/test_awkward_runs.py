@@ -1,6 +1,7 @@
 """What refinement makes of stores that are not as they should be: a stated outcome for each."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from pipeline.errors import StoreError
 from pipeline.paths import RunPaths
 from refine.labels import LabelReader
 from refine.probability import ProbabilityConfig
-from refine.stage import RefineConfig, refine_labels, with_strategy
+from refine.stage import RefineConfig, config_of_round, refine_labels, with_strategy
 from refine.strategies import STRATEGIES, ChainLink
 from tests.refine.small_run import Picture, make_run
 
@@ -141,17 +142,17 @@ def test_rivals_part_what_the_teacher_confuses(tmp_path):
     confused = np.stack([logit(both, 3), logit(both, 3)])
     confused[0][LEFT] += 2
     confused[1][RIGHT] += 2
-    plain = with_strategy(RefineConfig(shard_size=2), "none")
-    _, quality = refine(tmp_path / "plain", [picture(logits=confused)], plain)
-    assert quality["refined_mean_iou"] == pytest.approx(0.5)
-    config = RefineConfig(
-        chain=(ChainLink(strategy="none"),),
-        probability=ProbabilityConfig(context="rivals"),
-        shard_size=2,
-    )
-    _, quality = refine(tmp_path / "rivals", [picture(logits=confused)], config)
-    assert quality["refined_mean_iou"] == 1.0
-    assert quality["raw_mean_iou"] == pytest.approx(0.5)
+    found = {}
+    for context in ("none", "rivals"):
+        config = RefineConfig(
+            chain=(ChainLink(strategy="vote"), ChainLink(strategy="none")),
+            probability=ProbabilityConfig(context=context),
+            shard_size=2,
+        )
+        _, quality = refine(tmp_path / context, [picture(logits=confused)], config)
+        assert quality["raw_mean_iou"] == pytest.approx(0.5)  # the teacher's own mask, in either
+        found[context] = quality["refined_mean_iou"]
+    assert found == {"none": pytest.approx(0.5), "rivals": 1.0}
 
 
 @pytest.mark.parametrize("context", ["siblings", "rivals"])
@@ -174,12 +175,86 @@ def test_context_reaches_across_shards(tmp_path, context, shard_size):
     refine(tmp_path, pictures, config)
     reader = LabelReader(RunPaths(tmp_path).labels(1))
     masks = [reader.read(row).mask for row in range(15)]
+    covered = LEFT | RIGHT  # elsewhere a vote keeps what the teacher has
     for start in range(0, 15, 5):  # expressions of one object get one label
-        assert np.array_equal(masks[start], masks[start + 1])
-        assert np.array_equal(masks[start + 2], masks[start + 4])
+        assert np.array_equal(masks[start] & covered, masks[start + 1] & covered)
+        assert np.array_equal(masks[start + 2] & covered, masks[start + 4] & covered)
         if context == "rivals":
-            bare = ~(LEFT | RIGHT)
-            assert not (masks[start] & masks[start + 2] & bare).any()
+            assert not (masks[start] & masks[start + 2] & (LEFT | RIGHT)).any()
+
+
+def test_what_is_dropped_does_not_depend_on_how_much_was_done(tmp_path):
+    sure = [picture(logits=np.stack([logit(LEFT, s), logit(RIGHT, s)])) for s in (4, 3, 2, 1)]
+    config = RefineConfig(
+        chain=(ChainLink(strategy="drop", params={"share": 0.5}), ChainLink(strategy="pwa")),
+        shard_size=2,
+    )
+    make_run(tmp_path, sure, teacher_rows=4)
+    with pytest.raises(StoreError, match="predict-teacher --round 1"):
+        refine_labels(config, tmp_path, 1, limit=4)
+
+
+def test_of_equally_sure_labels_the_first_are_dropped(tmp_path):
+    config = RefineConfig(
+        chain=(ChainLink(strategy="drop", params={"share": 0.5}), ChainLink(strategy="pwa")),
+        shard_size=2,
+    )
+    refine(tmp_path, [picture(logits=np.stack([logit(LEFT), logit(LEFT)]))] * 2, config)
+    assert sources(tmp_path) == ["drop", "drop", "pwa", "pwa"]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("teacher", "predictions of another data set; run 'predict-teacher --round 1 --force'"),
+        ("candidates", "candidates of other images; run 'sam-candidates --force'"),
+    ],
+)
+def test_stores_of_another_data_set_are_refused(tmp_path, other, message):
+    make_run(tmp_path / "one", [picture(), picture()])
+    make_run(tmp_path / "other", [picture()])
+    paths = RunPaths(tmp_path / "one")
+    shutil.rmtree(paths.manifest)
+    shutil.copytree(tmp_path / "other" / "manifest", paths.manifest)
+    if other == "teacher":
+        for name in ("candidates.zarr", "candidates.stage"):
+            shutil.rmtree(tmp_path / "one" / name)
+            shutil.copytree(tmp_path / "other" / name, tmp_path / "one" / name)
+    with pytest.raises(StoreError, match=message):
+        refine_labels(RefineConfig(), tmp_path / "one", 1)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", '{"chain": 3, "probability": {}}'])
+def test_a_damaged_choice_is_refused(tmp_path, text):
+    make_run(tmp_path, [picture()])
+    RunPaths(tmp_path).chosen_strategy(1).write_text(text)
+    with pytest.raises(ValueError, match=r"strategy\.json"):
+        config_of_round(RefineConfig(), tmp_path, 1)
+
+
+@pytest.mark.parametrize("shard_size", [1, 3, 64])
+@pytest.mark.parametrize("context", ["none", "rivals"])
+def test_labels_are_the_same_for_any_shard_size(tmp_path, context, shard_size):
+    rng = np.random.default_rng(1)
+    pictures = [picture(logits=rng.normal(0, 2, (2, *SIZE)).astype(np.float16)) for _ in range(4)]
+    found = []
+    for size in (2, shard_size):
+        config = RefineConfig(
+            chain=(
+                ChainLink(strategy="drop", params={"share": 0.3}),
+                ChainLink(strategy="best-union", params={"min_expected_iou": 0.0}),
+                ChainLink(strategy="pwa"),
+            ),
+            probability=ProbabilityConfig(context=context),
+            shard_size=size,
+        )
+        refine(tmp_path / f"{len(found)}", pictures, config)
+        reader = LabelReader(RunPaths(tmp_path / f"{len(found)}").labels(1))
+        found.append([reader.read(row) for row in range(8)])
+    for one, other in zip(*found, strict=True):
+        assert one.source == other.source
+        assert np.array_equal(one.mask, other.mask)
+        assert np.array_equal(one.weight, other.weight)
 
 
 def test_dropped_labels_are_stored_but_not_matched(tmp_path):

@@ -39,7 +39,7 @@ def test_one_helped_one_hurt_one_unchanged():
         label = refined(mask, source, np.full((1, 4), 0.5, np.float32) if source == "pwa" else None)
         found = evidence(raw)
         counted = (
-            label_sums(found, label, 0.25, raw_area=1),
+            label_sums(found, label, 0.25),
             truth_sums(found.image, label, raw, truth),
         )
         for part in counted:

@@ -11,7 +11,7 @@ from pipeline.cells import build_cells
 from pipeline.config import parse_config
 from pipeline.errors import ConfigError
 from refine.choice import Refined, count_truth, draw, expected_iou_of, overlap_with
-from refine.evidence import expected_iou, gather, gather_image, without_pixels
+from refine.evidence import expected_iou, gather, gather_image
 from refine.keeping import DropConfig, PwaConfig
 from refine.matching import CpiConfig, CpiOConfig, CpiUConfig, IomConfig, SeplConfig, SoftIouConfig
 from refine.strategies import STRATEGIES, ChainLink, parse_chain, refine
@@ -232,11 +232,6 @@ def test_pwa_weights_are_those_of_the_paper():
     assert np.allclose(psi_of(prob, PsiConfig()), expected, atol=5e-5)
 
 
-def without_pixels_but_drawn(evidence):
-    """The evidence as a sweep sees it, with the label back so that answers can be drawn."""
-    return replace(without_pixels(evidence), label_HW=evidence.label_HW)
-
-
 @pytest.mark.parametrize("name", list(STRATEGIES))
 @given(case=cases())
 @settings(max_examples=100, deadline=None)
@@ -246,7 +241,7 @@ def test_every_strategy_answers_well_formed_or_not_at_all(name, case):
     strategy = STRATEGIES[name]
     evidence = look(masks, prob)
     found = ask(name, evidence, strategy.config())
-    again = ask(name, without_pixels_but_drawn(evidence), strategy.config())
+    again = ask(name, look(masks, prob), strategy.config())
     if found is None:
         assert again is None
         return
@@ -291,6 +286,10 @@ def test_a_chain_falls_back_to_pwa():
         (
             [("cip", {}, None), ("pwa", {}, None)],
             r"chain\[0\]: unknown strategy 'cip'; known are none, iom",
+        ),
+        (
+            [("drop", {"share": 1.0}, None), ("pwa", {}, None)],
+            r"share: expected a number in \[0, 1\)",
         ),
         ([("pwa", {"sigma": 1}, None)], r"chain\[0\] \(pwa\): unknown key 'sigma'"),
         (
@@ -339,9 +338,8 @@ def test_what_is_counted_in_cells_is_what_is_drawn(name, case, bits):
     if choice is None:
         return
     mask = draw(evidence, choice)
-    counted = without_pixels(evidence)
-    assert expected_iou_of(counted, choice) == pytest.approx(plain_expected_iou(mask, prob))
-    inside, union = overlap_with(counted, choice, count_truth(evidence, truth))
+    assert expected_iou_of(evidence, choice) == pytest.approx(plain_expected_iou(mask, prob))
+    inside, union = overlap_with(evidence, choice, count_truth(evidence, truth))
     assert (inside, union) == ((mask & truth).sum(), (mask | truth).sum())
 
 
@@ -381,3 +379,11 @@ def test_the_least_confident_labels_are_dropped():
     for rank, dropped in [(0.0, True), (0.049, True), (0.05, False), (1.0, False)]:
         evidence = replace(look(mask, prob), confidence_rank=rank)
         assert (drop(evidence, DropConfig(share=0.05)) is not None) == dropped
+
+
+def test_a_weight_that_would_be_ignored_is_refused():
+    link = ChainLink(strategy="pwa", weight_params={"ceiling": 1.2})
+    with pytest.raises(ValueError, match="give pwa's weight by params, not weight_params"):
+        parse_chain([link], "chain")
+    chain = parse_chain([ChainLink(strategy="pwa", params={"ceiling": 1.2}, weight="psi")], "chain")
+    assert chain[0].weight_config.ceiling == 1.2
