@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +15,11 @@ from pipeline.devices import resolve_device, use_threads
 from pipeline.engines import Engine
 from pipeline.errors import ItemError
 from pipeline.images import read_image
-from pipeline.manifest import Manifest, load_manifest
+from pipeline.manifest import Manifest, images_fingerprint, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import FailedItem, Plan
 from pipeline.runner import Replace, ShardResult, StageSummary, run_stage
-from pipeline.sam.generator import REFERENCE, GeneratorOptions, generate_masks
+from pipeline.sam.generator import REFERENCE, GeneratorOptions
 from pipeline.sam.models import SAM_MODELS, checkpoint_sha256
 
 ALGORITHM_VERSION = 1
@@ -36,7 +35,7 @@ class CandidatesConfig:
     model: str = "vit_tiny_demo"
     """An entry of `SAM_MODELS`."""
     checkpoint: Path | None = None
-    """Weights of the entry; None where it ships its own."""
+    """Weights of the entry; None where it ships its own or has none."""
     canvas: int = 640
     """Longest side in pixels of stored masks, a multiple of 8; larger images are scaled down."""
     shard_size: int = 64
@@ -44,9 +43,10 @@ class CandidatesConfig:
     max_candidates: int = 256
     """Candidates kept per image, those of the highest predicted IoU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where SAM runs; `auto` takes a GPU if there is one."""
+    """Where SAM runs; `auto` takes a GPU if there is one. What has no weights runs on the CPU."""
     options: GeneratorOptions = field(default_factory=GeneratorOptions)
-    """Grid, thresholds and batch of the mask generator; None takes the model entry's value."""
+    """Grid, thresholds and batch of the mask generator; None takes the model entry's value. An
+    entry without weights has none of them and refuses any."""
 
     def __post_init__(self) -> None:
         if self.model not in SAM_MODELS:
@@ -59,18 +59,36 @@ class CandidatesConfig:
         for name in ("shard_size", "max_candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if SAM_MODELS[self.model].version is not None:
+            _refuse_unused(self)
+
+
+def _refuse_unused(config: CandidatesConfig) -> None:
+    """Refuse what means nothing to an entry without weights."""
+    if config.checkpoint is not None:
+        raise ValueError(f"checkpoint: {config.model} has no weights, found {config.checkpoint}")
+    for name, value in dataclasses.asdict(config.options).items():
+        if value is not None and name != "max_candidates":
+            raise ValueError(f"options.{name}: unused by model {config.model}, found {value!r}")
 
 
 def generator_options(config: CandidatesConfig) -> GeneratorOptions:
-    """Fill what the config leaves open: by the model's entry, then by Meta's defaults."""
-    filled = config.options.filled(SAM_MODELS[config.model].options).filled(REFERENCE)
+    """Fill what the config leaves open: by the model's entry, then by Meta's defaults.
+
+    An entry without weights reads `max_candidates` alone, the others stay None.
+    """
+    entry = SAM_MODELS[config.model]
+    filled = config.options.filled(entry.options)
+    if entry.version is None:
+        filled = filled.filled(REFERENCE)
     return dataclasses.replace(filled, max_candidates=config.max_candidates)
 
 
 @functools.lru_cache(maxsize=1)
 def _load_sam(model: str, checkpoint: Path | None, _sha256: str, device: str) -> Any:
     """Build SAM once per process and file content; workers are reused from task to task."""
-    return SAM_MODELS[model].build(checkpoint).to(device).eval()
+    sam = SAM_MODELS[model].build(checkpoint)
+    return None if sam is None else sam.to(device).eval()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +127,8 @@ class CandidatesWork:
         )
         device = resolve_device(self.config.device)
         sam = _load_sam(self.config.model, self.config.checkpoint, self.checkpoint_sha256, device)
-        found = generate_masks(sam, pixels, generator_options(self.config))
+        generate = SAM_MODELS[self.config.model].generate
+        found = generate(sam, pixels, generator_options(self.config))
         cells, kept = build_cells_capped(found.masks, found.predicted_iou)
         candidates = Candidates(
             cells=cells,
@@ -158,15 +177,6 @@ def plan_candidates(config: CandidatesConfig, run_dir: Path) -> Plan:
         },
         attributes={"model": config.model, "canvas": config.canvas},
     )
-
-
-def images_fingerprint(manifest: Manifest) -> str:
-    """Give the sha256 over paths and contents of the training images, in order."""
-    digest = hashlib.sha256()
-    for image in manifest.images_of("train"):
-        line = (manifest.image_path[image], manifest.image_sha256[image])
-        digest.update(repr(line).encode())
-    return digest.hexdigest()
 
 
 def sam_candidates(

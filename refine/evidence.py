@@ -29,7 +29,8 @@ class ImageEvidence:
     size_C: CountArray
     """Pixels per cell."""
     membership_NC: CountArray
-    """Membership as numbers: counts are exact in float64, and the product runs in BLAS."""
+    """Membership as numbers, F-ordered: a cell's candidates lie together. Counts are exact in
+    float64, and products run in BLAS."""
     area_N: CountArray
     """Pixels per candidate."""
 
@@ -63,8 +64,6 @@ class Evidence:
     """Pixels of P per cell."""
     label_area: int
     """Pixels of P."""
-    prob_total: float
-    """Sum of p over the image, in pixels."""
     confidence_rank: float = 1.0
     """Share of the round's labels of which the teacher is less sure, in [0, 1]."""
     _memory: dict[Hashable, Any] = field(default_factory=dict, repr=False)
@@ -79,7 +78,8 @@ class Evidence:
     @cached_property
     def intersection_N(self) -> CountArray:
         """Count |P & S| per candidate, in pixels."""
-        return self.image.membership_NC @ self.label_C
+        touched = np.flatnonzero(self.label_C)  # a label touches few of an image's cells
+        return np.asarray(self.label_C[touched] @ self.image.membership_NC.T[touched])
 
     @cached_property
     def iou_N(self) -> CountArray:
@@ -100,6 +100,18 @@ class Evidence:
     def mask_coverage_N(self) -> CountArray:
         """Give |P & S| / |S| per candidate, eq. (8), the paper's inter2; 0 where S is empty."""
         return _share(self.intersection_N, self.image.area_N)
+
+    @cached_property
+    def prob_total(self) -> float:
+        """Sum p over the image, in pixels.
+
+        Raises:
+            ValueError: If a probability is not finite.
+        """
+        total = _sum_rows(self.prob_HW)
+        if not np.isfinite(total):  # one pixel that is not makes the sum so
+            raise ValueError("the teacher's probability is not finite")
+        return total
 
     @cached_property
     def prob(self) -> ProbSums:
@@ -132,7 +144,7 @@ class Evidence:
 def gather_image(cells: Cells) -> ImageEvidence:
     """Prepare an image's cells for the strategies."""
     size_C = cell_sizes(cells).astype(np.float64)
-    membership_NC = cells.membership.astype(np.float64)
+    membership_NC = cells.membership.astype(np.float64, order="F")
     return ImageEvidence(
         cells=cells, size_C=size_C, membership_NC=membership_NC, area_N=membership_NC @ size_C
     )
@@ -153,19 +165,15 @@ def gather(
         confidence_rank: Share of the round's labels of which the teacher is less sure.
 
     Raises:
-        ValueError: If sizes differ, or a probability is not finite.
+        ValueError: If sizes differ. A probability that is not finite is found when p is summed.
     """
     if prob_HW.shape != image.cells.size:
         raise ValueError(f"candidates are of size {image.cells.size}, probability {prob_HW.shape}")
-    total = _sum_rows(prob_HW)
-    if not np.isfinite(total):  # one pixel that is not makes the sum so
-        raise ValueError("the teacher's probability is not finite")
     label_C = pixels_per_cell(image.cells, label_HW).astype(np.float64)
     return Evidence(
         image=image,
         label_C=label_C,
         label_area=int(label_C.sum()),
-        prob_total=total,
         confidence_rank=confidence_rank,
         prob_HW=prob_HW,
         label_HW=label_HW,

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.sam import region_merging
+from pipeline.sam.generator import Masks, generate_masks
 from pipeline.sam.options import GeneratorOptions
 from pipeline.sam.tiny import WEIGHTS, load_vit_tiny_demo
 from pipeline.torchvision_ops import ensure_importable
@@ -25,21 +29,40 @@ from segment_anything import (  # noqa: E402 - imports torchvision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamModel:
-    """One SAM that can be chosen by name."""
+    """One SAM, or what stands in for it, that can be chosen by name."""
 
     build: Callable[[Path | None], Any]
-    """Checkpoint path -> `segment_anything` Sam in evaluation mode on the CPU."""
+    """Checkpoint path -> `segment_anything` Sam in evaluation mode on the CPU; None if the entry
+    has no network."""
     image_size: int
     """Side of the square that the model reads, pixels; longer sides are scaled down to it."""
     options: GeneratorOptions
     """Thresholds that suit the model."""
     needs_checkpoint: bool
-    """Whether a file must be given; if not, the weights ship with the project."""
+    """Whether a file must be given; if not, the weights ship with the project or there are none."""
+    generate: Callable[[Any, npt.NDArray[np.uint8], GeneratorOptions], Masks] = generate_masks
+    """What `build` gave, an image (H, W, 3) uint8 RGB and options -> its masks."""
+    version: str | None = None
+    """Names the algorithm of an entry without weights; its options but `max_candidates` are
+    unused."""
 
 
 def _build_shipped(checkpoint: Path | None) -> Any:
     """Load the small SAM, from another file where one is given."""
     return load_vit_tiny_demo(WEIGHTS if checkpoint is None else checkpoint)
+
+
+def _build_nothing(checkpoint: Path | None) -> None:
+    """Load nothing, and refuse a checkpoint."""
+    if checkpoint is not None:
+        raise ConfigError(f"SAM model region_merging has no weights, got checkpoint {checkpoint}")
+
+
+def _merge_regions(
+    _network: None, image: npt.NDArray[np.uint8], options: GeneratorOptions
+) -> Masks:
+    """Find masks without a network."""
+    return region_merging.region_masks(image, options)
 
 
 def _builder(name: str, build: Callable[[], Any], embed_dim: int) -> Callable[[Path | None], Any]:
@@ -120,6 +143,14 @@ SAM_MODELS: dict[str, SamModel] = {
         ),
         needs_checkpoint=False,
     ),
+    "region_merging": SamModel(
+        build=_build_nothing,
+        image_size=region_merging.LONGEST_SIDE,
+        options=GeneratorOptions(),
+        needs_checkpoint=False,
+        generate=_merge_regions,
+        version=region_merging.VERSION,
+    ),
     "vit_b": _published("vit_b", build_sam_vit_b),
     "vit_l": _published("vit_l", build_sam_vit_l),
     "vit_h": _published("vit_h", build_sam_vit_h),
@@ -134,15 +165,21 @@ def checkpoint_sha256(name: str, path: Path | None) -> str:
         path: The checkpoint, or None for the shipped one.
 
     Returns:
-        The SHA-256 of the file, 64 hexadecimal digits.
+        The SHA-256 of the file, or of the algorithm's version where an entry has no weights; 64
+        hexadecimal digits.
 
     Raises:
-        ConfigError: If the name is unknown, or the file is missing.
+        ConfigError: If the name is unknown, the file is missing, or one is given for an entry
+            without weights.
     """
     if name not in SAM_MODELS:
         raise ConfigError(f"unknown SAM model {name!r}, choose from {', '.join(SAM_MODELS)}")
     if path is None and SAM_MODELS[name].needs_checkpoint:
         raise ConfigError(f"SAM model {name} needs a checkpoint file, got none")
+    version = SAM_MODELS[name].version
+    if version is not None:
+        SAM_MODELS[name].build(path)  # refuses a file
+        return hashlib.sha256(version.encode()).hexdigest()
     try:
         with (WEIGHTS if path is None else path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
