@@ -26,7 +26,7 @@ State = Literal["written", "failed", "unwritten"]
 # Array that only this kind has; columns of one number a row, the manifest's row first.
 _KINDS = {
     "candidates": ("cells", ("image", "num_candidates")),
-    "teacher": ("logit", ("expression", "valid")),
+    "teacher": ("logit", ("expression", "valid", "confidence")),
     "labels": ("mask", ("expression", "source", "size", "score")),
 }
 
@@ -226,7 +226,8 @@ def _draw_teacher(opened: StoreRows, row: int, state: State) -> list[Panel]:
     prob = Image.fromarray(1 / (1 + np.exp(-logit))).resize(
         (picture.shape[1], picture.shape[0]), Image.Resampling.BILINEAR
     )
-    name = f"teacher's probability (store {opened.store.parent.name})"
+    confidence = float(opened.scalar("confidence", row))
+    name = f"teacher, confidence {confidence:.2f} (store {opened.store.parent.name})"
     return [(picture, sentence), (heat(picture, np.asarray(prob)), name)]
 
 

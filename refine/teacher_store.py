@@ -74,13 +74,13 @@ class TeacherReader:
         return self._scalars
 
     def read(self, rows: range) -> dict[str, npt.NDArray[Any]]:
-        """Give `expression` (n,), `valid` (n,) and `logit` (n, h, w) of the given rows.
+        """Give `expression`, `valid`, `confidence` (n,) and `logit` (n, h, w) of the given rows.
 
         Raises:
             StoreError: If they are missing or damaged.
         """
         where = f"rows {rows.start} to {rows.stop}"
-        names = ("expression", "valid", "logit")
+        names = ("expression", "valid", "confidence", "logit")
         return self._read(names, slice(rows.start, rows.stop), where)
 
     def _read(self, names: tuple[str, ...], rows: slice, where: str) -> dict[str, npt.NDArray[Any]]:

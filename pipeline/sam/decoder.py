@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from pipeline.sam.tiny import TinyMaskDecoder
+
 
 def _heads(attention: Any, weight: torch.Tensor) -> torch.Tensor:
     """View a projection's weight (H * D, C) as (H, D, C)."""
@@ -110,26 +112,39 @@ def decode_tokens(
         sparse: The prompt encoder's tokens of each prompt, shape (K, T', C), float32.
 
     Returns:
-        Predicted IoU (K, M), the hyper-network's rows (K, M, C / 8) and the pixels (K, h * w, C),
-        for the outputs of `multimask_output=True`.
+        Predicted IoU (K, M), the hyper-network's rows (K, M, C / 8), longer for the small SAM, and
+        the pixels (K, h * w, C), for the outputs of `multimask_output=True`.
     """
     decoder = sam.mask_decoder
+    detail = None
+    if isinstance(decoder, TinyMaskDecoder):
+        embedding, detail = decoder.split(embedding)
     first = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([first.expand(len(sparse), -1, -1), sparse], 1)
     no_mask = sam.prompt_encoder.no_mask_embed.weight  # (1, C), the dense prompt of "no mask"
     keys = embedding.flatten(2).transpose(1, 2) + no_mask
-    pe_SC = sam.prompt_encoder.get_dense_pe().flatten(2)[0].T
+    image_pe = sam.prompt_encoder.get_dense_pe()
+    pe_SC = image_pe.flatten(2)[0].T
     queries, pixels = run_transformer(decoder.transformer, keys, pe_SC, tokens)
     count = decoder.num_mask_tokens
-    rows = [decoder.output_hypernetworks_mlps[i](queries[:, 1 + i]) for i in range(1, count)]
-    return decoder.iou_prediction_head(queries[:, 0])[:, 1:], torch.stack(rows, 1), pixels
+    if detail is None:
+        rows = [decoder.output_hypernetworks_mlps[i](queries[:, 1 + i]) for i in range(1, count)]
+        iou = decoder.iou_prediction_head(queries[:, 0])
+    else:
+        picked = decoder.pick(detail[0], image_pe, sparse)
+        rows = [decoder.rows(queries[:, 1 + i], picked, i) for i in range(1, count)]
+        iou = decoder.predict_iou(queries[:, : 1 + count], picked)
+    return iou[:, 1:], torch.stack(rows, 1), pixels
 
 
-def draw_masks(sam: Any, rows_KMC: torch.Tensor, pixels_KSC: torch.Tensor) -> torch.Tensor:
+def draw_masks(
+    sam: Any, embedding: torch.Tensor, rows_KMC: torch.Tensor, pixels_KSC: torch.Tensor
+) -> torch.Tensor:
     """Draw the masks of decoded prompts.
 
     Args:
         sam: A `segment_anything` Sam.
+        embedding: The image's embedding, as given to `decode_tokens`.
         rows_KMC: Rows of the hyper-network from `decode_tokens`.
         pixels_KSC: Pixels from `decode_tokens`.
 
@@ -144,7 +159,11 @@ def draw_masks(sam: Any, rows_KMC: torch.Tensor, pixels_KSC: torch.Tensor) -> to
     fine = activation(F.layer_norm(fine, norm.weight.shape, norm.weight, norm.bias, norm.eps))
     weight = up_second.weight.permute(0, 2, 3, 1)  # (C / 4, 2, 2, C / 8)
     finest = activation((fine @ weight.flatten(1)).unflatten(-1, (4, -1)) + up_second.bias)
-    flat = torch.bmm(rows_KMC, finest.flatten(1, 3).transpose(1, 2))  # (K, M, S * 4 * 4)
+    channels = finest.shape[-1]
+    flat = torch.bmm(rows_KMC[..., :channels], finest.flatten(1, 3).transpose(1, 2))
     grid = flat.unflatten(-1, (height, width, 2, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5, 7)
     logits: torch.Tensor = grid.reshape(*flat.shape[:2], 4 * height, 4 * width)
+    if isinstance(sam.mask_decoder, TinyMaskDecoder):
+        detail = sam.mask_decoder.split(embedding)[1][0]
+        logits = logits + (rows_KMC[..., channels:] @ detail.flatten(1)).view_as(logits)
     return logits

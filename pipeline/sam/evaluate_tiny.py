@@ -1,9 +1,9 @@
-"""Measure the small SAM's candidates on held-out scenes: `python -m pipeline.sam.evaluate_tiny`."""
+"""Measure candidates on pictures whose masks are known: `python -m pipeline.sam.evaluate_tiny`."""
 
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,8 @@ import numpy.typing as npt
 import torch
 
 from pipeline.sam.blobs import blob_scene
-from pipeline.sam.generator import REFERENCE, GeneratorOptions, generate_masks
-from pipeline.sam.models import SAM_MODELS
-from pipeline.sam.tiny import WEIGHTS, load_vit_tiny_demo
+from pipeline.sam.generator import REFERENCE, GeneratorOptions
+from pipeline.sam.models import SAM_MODELS, SamModel
 from pipeline.sam.tiny_batches import HELD_OUT_SEED
 from pipeline.scenes.scene import make_scene
 
@@ -79,8 +78,16 @@ def best_iou(truth: BoolArray, masks: BoolArray) -> npt.NDArray[np.float64]:
     return np.asarray((both / np.maximum(either, 1)).max(1), np.float64)
 
 
-def evaluate(sam: Any, images: Iterator[Labelled], options: GeneratorOptions) -> dict[str, float]:
+def evaluate(
+    entry: SamModel, sam: Any, images: Iterator[Labelled], options: GeneratorOptions
+) -> dict[str, float]:
     """Measure how well the best candidate fits each true mask.
+
+    Args:
+        entry: How candidates are made.
+        sam: What the entry has built.
+        images: Pictures with their true masks.
+        options: All options that the entry needs.
 
     Returns:
         Mean oracle IoU over objects and over parts, the share of objects above IoU 0.7,
@@ -89,7 +96,7 @@ def evaluate(sam: Any, images: Iterator[Labelled], options: GeneratorOptions) ->
     objects, parts, counts, seconds = [], [], [], []
     for labelled in images:
         began = time.perf_counter()
-        masks = generate_masks(sam, labelled.image, options).masks
+        masks = entry.generate(sam, labelled.image, options).masks
         seconds.append(time.perf_counter() - began)
         counts.append(len(masks))
         objects.append(best_iou(labelled.objects, masks))
@@ -108,15 +115,21 @@ def evaluate(sam: Any, images: Iterator[Labelled], options: GeneratorOptions) ->
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--weights", type=click.Path(path_type=Path), default=WEIGHTS, show_default=False)
+@click.option("--model", type=click.Choice(list(SAM_MODELS)), default="vit_tiny_demo")
+@click.option("--weights", type=click.Path(path_type=Path), help="Instead of the entry's own.")
+@click.option("--max-candidates", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--images", type=click.IntRange(min=1), default=60, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--source", type=click.Choice(list(SOURCES)), default="blobs", show_default=True)
-def main(weights: Path, images: int, threads: int, source: str) -> None:
-    """Print the small SAM's numbers on unseen scenes at its entry's defaults, as JSON."""
+def main(
+    model: str, weights: Path | None, max_candidates: int, images: int, threads: int, source: str
+) -> None:
+    """Print what an entry finds on unseen pictures at its defaults, as JSON."""
     torch.set_num_threads(threads)
-    options = SAM_MODELS["vit_tiny_demo"].options.filled(REFERENCE)
-    result = evaluate(load_vit_tiny_demo(weights), SOURCES[source](images), options)
+    entry = SAM_MODELS[model]
+    options = entry.options.filled(REFERENCE) if entry.version is None else entry.options
+    options = replace(options, max_candidates=max_candidates)
+    result = evaluate(entry, entry.build(weights), SOURCES[source](images), options)
     click.echo(json.dumps(result))
 
 

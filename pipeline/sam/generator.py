@@ -139,7 +139,7 @@ def _decode_fast(
     iou, rows, pixels = decode_tokens(sam, embedding, sparse)
     passes = _passes(iou, thresh)
     points = torch.nonzero(passes.any(1))[:, 0]
-    logits = draw_masks(sam, rows[points], pixels[points])
+    logits = draw_masks(sam, embedding, rows[points], pixels[points])
     return logits[passes[points]], iou, torch.nonzero(passes)
 
 

@@ -1,14 +1,14 @@
-"""Train the small SAM on generated blobs: `python -m pipeline.sam.train_tiny --out DIR`.
+"""Train the small SAM on generated pictures: `python -m pipeline.sam.train_tiny --out DIR`.
 
-Shape legend: B scenes, K prompts per scene, N = B * K, L = 3 levels (region, part, object),
-H and W rows and columns.
+Shape legend: B pictures, K prompts per picture, N = B * K, L = 3 levels (part, object, group),
+C channels of the embedding, D of the detail features, H and W rows and columns.
 """
 
 import csv
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +17,63 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from pipeline.sam.blobs import LEVELS, BlobScene, blob_scene
 from pipeline.sam.decoder import decode_tokens, draw_masks
 from pipeline.sam.tiny import build_vit_tiny_demo
-from pipeline.sam.tiny_batches import HELD_OUT_SEED, Batch, ScenePool, make_batch
-from pipeline.sam.tiny_losses import affinity_loss, initialize, loss_of, mask_iou
+from pipeline.sam.tiny_batches import (
+    HELD_OUT_SEED,
+    LEVELS,
+    Batch,
+    Picture,
+    PicturePool,
+    make_batch,
+    training_picture,
+)
+from pipeline.sam.tiny_losses import affinity_loss, centre_loss, initialize, loss_of, mask_iou
 
-_LOG_COLUMNS = ("step", "seconds", "lr", "loss", "region_iou", "part_iou", "object_iou", "best_iou")
+_LOG_COLUMNS = ("step", "seconds", "lr", "loss", "part_iou", "object_iou", "group_iou")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
     """How the small SAM is trained."""
 
-    minutes: float = 60.0
-    """Time budget, over which the learning rate falls to nearly zero."""
+    steps: int = 10_000
+    """Optimizer steps, over which the learning rate falls to nearly zero."""
     seed: int = 0
-    """Names the series of training scenes and seeds everything else."""
-    scenes: int = 6
-    """Scenes per step."""
-    prompts: int = 5
-    """Points per scene and step."""
-    lr: float = 1e-3
+    """Names the series of training pictures and seeds everything else."""
+    pictures: int = 4
+    """Pictures per step."""
+    prompts: int = 6
+    """Points per picture and step."""
+    lr: float = 2e-3
     """Peak learning rate of AdamW."""
-    warm_up: int = 60
+    warm_up: int = 100
     """Steps until the peak."""
-    encoder_share: float = 0.08
-    """Share of the time, at the start, in which only the encoder is trained."""
+    head_share: float = 0.08
+    """Share of the steps, at the end, in which only the IoU head is trained, of the averaged model:
+    what it judges holds still by then."""
+    encoder_share: float = 0.12
+    """Share of the steps, at the start, in which only the encoder is trained."""
     ema_decay: float = 0.998
     """Share of the averaged weights that a step keeps."""
     pool: int = 3000
-    """Scenes held in memory; the oldest is replaced."""
+    """Pictures held in memory; the oldest is replaced."""
     fresh: int = 1
-    """New scenes per step."""
-    plain_of_three: int = 0
-    """How many of every three scenes are plain ones (`plain_blobs`), 0 to 3."""
-    log_every: int = 200
+    """New pictures per step."""
+    blobs_of_four: int = 1
+    """How many of every four pictures are of blobs, 0 to 4."""
+    log_every: int = 250
     """Steps between validations, each of which also writes a checkpoint."""
 
 
-def encode(sam: Any, batch: Batch) -> torch.Tensor:
-    """Give the embeddings of the batch, shape (B, C, H / 8, W / 8), float32."""
-    embedding: torch.Tensor = sam.image_encoder((batch.image - sam.pixel_mean) / sam.pixel_std)
-    return embedding
+def encode(sam: Any, batch: Batch, bfloat16: bool = False) -> torch.Tensor:
+    """Give the embeddings of the batch, shape (B, C + 16 D, H / 8, W / 8), float32."""
+    image = (batch.image - sam.pixel_mean) / sam.pixel_std
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        embedding: torch.Tensor = sam.image_encoder(
+            image.contiguous(memory_format=torch.channels_last)
+        )
+    return embedding.float()
 
 
 def predict(sam: Any, batch: Batch, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,25 +87,24 @@ def predict(sam: Any, batch: Batch, embedding: torch.Tensor) -> tuple[torch.Tens
         labels = torch.ones(len(point), 1)
         sparse, _ = sam.prompt_encoder(points=(point[:, None], labels), boxes=None, masks=None)
         iou, rows, pixels = decode_tokens(sam, embedding[row : row + 1], sparse)
-        logits.append(draw_masks(sam, rows, pixels))
+        logits.append(draw_masks(sam, embedding[row : row + 1], rows, pixels))
         ious.append(iou)
     return torch.cat(logits), torch.cat(ious)
 
 
 @torch.inference_mode()
-def validate(sam: Any, scenes: list[BlobScene], prompts: int = 8) -> dict[str, float]:
-    """Measure the mean IoU of each output with its level, and of the best output with any level."""
+def validate(sam: Any, pictures: list[Picture], prompts: int = 12) -> dict[str, float]:
+    """Measure the mean IoU of each output with its level, at prompts that are not background."""
     rng = np.random.default_rng(0)
     rows = []
-    for scene in scenes:
-        batch = make_batch(rng, [scene], prompts, augment=False)
+    for picture in pictures:
+        batch = make_batch(rng, [picture], prompts, augment=False)
         logits, _ = predict(sam, batch, encode(sam, batch))
-        target = batch.target.flatten(0, 1)
-        every = mask_iou(logits[:, :, None], target[:, None])  # (K, 3 outputs, L)
-        own = every.diagonal(dim1=1, dim2=2)
-        rows.append(torch.cat([own, every.amax(1).mean(1, keepdim=True)], 1))
+        x, y = batch.point[0].long().T.numpy()
+        thing = torch.from_numpy(~picture.is_background[picture.segments[0][y, x]])
+        rows.append(mask_iou(logits, batch.target[0])[thing])
     mean = torch.cat(rows).mean(0).tolist()
-    return dict(zip([*(f"{level}_iou" for level in LEVELS), "best_iou"], mean, strict=True))
+    return dict(zip([f"{level}_iou" for level in LEVELS], mean, strict=True))
 
 
 @dataclass(slots=True)
@@ -101,8 +114,8 @@ class Trainer:
     options: TrainOptions
     sam: Any
     averaged: Any
-    head: torch.nn.Module
     optimizer: torch.optim.AdamW
+    head_optimizer: torch.optim.AdamW
     step: int = 0
     seconds: float = 0.0
 
@@ -111,26 +124,43 @@ class Trainer:
         """Build the model, its average and the optimizer from the seed."""
         torch.manual_seed(options.seed)
         sam, averaged = build_vit_tiny_demo().train(), build_vit_tiny_demo()
+        sam.image_encoder.to(memory_format=torch.channels_last)
         initialize(sam)
         averaged.load_state_dict(sam.state_dict())
-        head = torch.nn.Conv2d(sam.prompt_encoder.embed_dim, 3 * 16, 1)
-        weights = [*sam.parameters(), *head.parameters()]
+        weights = [parameter for parameter in sam.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=options.lr, weight_decay=0.02)
-        return cls(options, sam, averaged, head, optimizer)
+        head = averaged.mask_decoder.iou_prediction_head.parameters()
+        return cls(options, sam, averaged, optimizer, torch.optim.AdamW(head, lr=1e-3))
 
     def learning_rate(self) -> float:
-        """Give the rate of this step: warm-up by steps, cosine by the time used."""
-        share = min(self.seconds / (60 * self.options.minutes), 1.0)
+        """Give the rate of this step: warm-up, then cosine."""
+        share = min(self.step / self.options.steps, 1.0)
         cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share))
         return self.options.lr * min(1.0, (self.step + 1) / self.options.warm_up) * cosine
 
+    def update_head(self, batch: Batch) -> float:
+        """Take one step of the averaged model's IoU head; give the loss."""
+        with torch.no_grad():
+            embedding = encode(self.averaged, batch, bfloat16=True)
+        logits, iou = predict(self.averaged, batch, embedding)
+        loss = torch.nn.functional.mse_loss(iou, mask_iou(logits, batch.target.flatten(0, 1)))
+        self.head_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.head_optimizer.step()
+        self.step += 1
+        return float(loss.detach())
+
     def update(self, batch: Batch) -> float:
         """Take one optimizer step and fold it into the average; give the loss."""
+        if self.step >= self.options.steps * (1 - self.options.head_share):
+            return self.update_head(batch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        embedding = encode(self.sam, batch)
-        loss = affinity_loss(self.head, embedding, batch)
-        share = self.seconds / (60 * self.options.minutes)
+        # Half the time of float32 in the convolutions, on CPUs that have it.
+        embedding = encode(self.sam, batch, bfloat16=True)
+        loss = affinity_loss(self.sam, embedding, batch)
+        loss = loss + 10 * centre_loss(self.sam, embedding, batch)
+        share = self.step / self.options.steps
         if share >= self.options.encoder_share:
             logits, iou = predict(self.sam, batch, embedding)
             balance = max(0.1, 1 - 3 * (share - self.options.encoder_share))
@@ -143,6 +173,8 @@ class Trainer:
         with torch.no_grad():
             for mean, new in zip(self.averaged.parameters(), self.sam.parameters(), strict=True):
                 mean.lerp_(new, 1 - decay)
+            for mean, new in zip(self.averaged.buffers(), self.sam.buffers(), strict=True):
+                mean.copy_(new)
         self.step += 1
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -154,8 +186,8 @@ class Trainer:
         state = {
             "sam": self.sam.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "head_optimizer": self.head_optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -170,35 +202,36 @@ class Trainer:
         state = torch.load(path, weights_only=True)
         self.sam.load_state_dict(state["sam"])
         self.averaged.load_state_dict(state["averaged"])
-        self.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.head_optimizer.load_state_dict(state["head_optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
     def start_from(self, path: Path) -> None:
-        """Begin a new training at the averaged weights of another's `checkpoint.pt`."""
-        state = torch.load(path, weights_only=True)
-        self.sam.load_state_dict(state["averaged"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.head.load_state_dict(state["head"])
-        self.options = replace(self.options, encoder_share=0.0)
+        """Begin a new training at another's averaged weights, as far as names and shapes fit."""
+        old = torch.load(path, weights_only=True)["averaged"]
+        own = self.sam.state_dict()
+        fits = [name for name in own if name in old and old[name].shape == own[name].shape]
+        own |= {name: old[name] for name in fits}
+        self.sam.load_state_dict(own)
+        self.averaged.load_state_dict(own)
 
 
 def train(trainer: Trainer, out: Path) -> Iterator[dict[str, float]]:
-    """Train until the time is used up; give one row per validation, after writing a checkpoint."""
+    """Train to the last step; give one row per validation, after writing a checkpoint."""
     options = trainer.options
     rng = np.random.default_rng([options.seed, trainer.step])
     drawn = trainer.step * options.fresh
-    pool = ScenePool(options.seed, options.pool, options.plain_of_three, drawn=drawn)
-    held_out = [blob_scene(HELD_OUT_SEED, index) for index in range(24)]
-    pool.refill(300)
+    pool = PicturePool(options.seed, options.pool, options.blobs_of_four, drawn=drawn)
+    held_out = [training_picture(HELD_OUT_SEED, index) for index in range(32)]
+    pool.refill(400)
     losses: list[float] = []
-    while trainer.seconds < 60 * options.minutes:
+    while trainer.step < options.steps:
         began = time.monotonic()
         pool.refill(options.fresh)
-        chosen = [pool.scenes[i] for i in rng.integers(len(pool.scenes), size=options.scenes)]
+        chosen = [pool.pictures[i] for i in rng.integers(len(pool.pictures), size=options.pictures)]
         losses.append(trainer.update(make_batch(rng, chosen, options.prompts, augment=True)))
         trainer.seconds += time.monotonic() - began
-        done = trainer.seconds >= 60 * options.minutes
+        done = trainer.step == options.steps
         if trainer.step % options.log_every == 0 or done:
             trainer.save(out)
             row = {"step": trainer.step, "seconds": round(trainer.seconds, 1)}
@@ -208,11 +241,11 @@ def train(trainer: Trainer, out: Path) -> Iterator[dict[str, float]]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--minutes", type=click.FloatRange(min=0.01), default=60.0, show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=10_000, show_default=True)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--lr", type=click.FloatRange(min=0), default=1e-3, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--lr", type=click.FloatRange(min=0), default=2e-3, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option(
     "--start",
@@ -220,21 +253,21 @@ def train(trainer: Trainer, out: Path) -> Iterator[dict[str, float]]:
     help="Begin with the averaged weights of this checkpoint.pt.",
 )
 @click.option(
-    "--plain-of-three",
-    type=click.IntRange(0, 3),
-    default=0,
+    "--blobs-of-four",
+    type=click.IntRange(0, 4),
+    default=1,
     show_default=True,
-    help="How many of every three scenes are plain ones.",
+    help="How many of every four pictures are of blobs.",
 )
-@click.option("--scenes", type=click.IntRange(min=1), default=6, help="Scenes per step.")
-@click.option("--prompts", type=click.IntRange(min=1), default=5, help="Points per scene and step.")
-def main(
-    minutes: float, out: Path, threads: int, resume: bool, start: Path | None, **options: Any
-) -> None:
-    """Train the small SAM for MINUTES and keep its averaged weights in OUT."""
+@click.option("--pictures", type=click.IntRange(min=1), default=4, help="Pictures per step.")
+@click.option(
+    "--prompts", type=click.IntRange(min=1), default=6, help="Points per picture and step."
+)
+def main(out: Path, threads: int, resume: bool, start: Path | None, **options: Any) -> None:
+    """Train the small SAM and keep its averaged weights in OUT."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer.create(TrainOptions(minutes=minutes, **options))
+    trainer = Trainer.create(TrainOptions(**options))
     if start is not None:
         trainer.start_from(start)
     if resume:

@@ -1,6 +1,5 @@
 """inspect-shards shows, exports, verifies and repairs what a run holds."""
 
-import dataclasses
 import json
 import shutil
 
@@ -83,18 +82,15 @@ def teacher_work(manifest, rows):
     columns = {
         "expression": manifest.expressions_of("train", labelled=False)[rows.start : rows.stop],
         "valid": np.array([row != FAILED_ROW for row in rows], np.uint8),
+        "confidence": np.zeros(len(rows), np.float32),
         "logit": np.zeros((len(rows), 16, 16), np.float16),
     }
     return ShardResult(columns=columns, failures=failures_in(rows))
 
 
-# A shard here is smaller than the 16 rows that the teacher's logits are chunked by.
-TEACHER = tuple(
-    dataclasses.replace(spec, chunk_rows=spec.chunk_rows and 2) for spec in teacher_arrays((16, 16))
-)
 WORK = {
     "candidates": (candidates_work, "candidates", candidate_arrays(CANVAS, 8)),
-    "round-1/teacher": (teacher_work, "teacher-1", TEACHER),
+    "round-1/teacher": (teacher_work, "teacher-1", teacher_arrays((16, 16))),
     "round-1/labels": (labels_work, "refine-1", label_arrays(CANVAS)),
 }
 STORES = sorted(WORK)

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.sam.blobs import LEVELS, blob_scene
-from pipeline.sam.tiny_batches import HELD_OUT_SEED, draw_prompts, make_batch
+from pipeline.sam.blobs import blob_scene
 
 
 def test_scene_is_named_by_seed_and_index():
@@ -28,23 +27,3 @@ def test_small_segments_are_left_out():
     scene = blob_scene(1, 2)
     assert np.all(scene.masks("region", 200).sum((1, 2)) >= 200)
     assert len(scene.masks("region", 200)) < len(scene.masks("region", 1))
-
-
-def test_prompts_lie_in_their_targets():
-    rng = np.random.default_rng(0)
-    scenes = [blob_scene(HELD_OUT_SEED, index) for index in range(3)]
-    for augment in (False, True):
-        batch = make_batch(rng, scenes, 6, augment)
-        assert batch.target.shape == (3, 6, len(LEVELS), 128, 128)
-        cells = (batch.point / 2).long()
-        for row in range(3):
-            for prompt in range(6):
-                x, y = cells[row, prompt].tolist()
-                assert (batch.target[row, prompt, :, y, x] > 0).all()
-
-
-def test_prompts_prefer_what_is_visible():
-    scene = blob_scene(2, 0)
-    points = draw_prompts(np.random.default_rng(0), scene, 200)
-    hit = scene.is_background[scene.region_map[points[:, 1], points[:, 0]]]
-    assert hit.mean() < 0.25

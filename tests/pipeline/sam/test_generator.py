@@ -146,7 +146,9 @@ def test_fast_decoder_equals_segment_anythings(random_sam):
     logits, iou = random_sam.mask_decoder(embedding, pe, sparse, dense, multimask_output=True)
     our_iou, rows, pixels = decode_tokens(random_sam, embedding, sparse)
     torch.testing.assert_close(our_iou, iou, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(draw_masks(random_sam, rows, pixels), logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        draw_masks(random_sam, embedding, rows, pixels), logits, atol=1e-4, rtol=1e-4
+    )
     assert logits.std() > 0.01
 
 

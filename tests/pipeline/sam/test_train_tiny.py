@@ -2,26 +2,23 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.sam.blobs import blob_scene
 from pipeline.sam.calibrate_tiny import (
     _FACTORS,
     Measured,
     fit_factor,
-    fit_line,
-    fold,
     sharpen,
     stability_at,
 )
 from pipeline.sam.evaluate_tiny import best_iou
-from pipeline.sam.tiny import build_vit_tiny_demo, load_vit_tiny_demo
-from pipeline.sam.tiny_batches import ScenePool, make_batch
-from pipeline.sam.tiny_losses import loss_of, mask_iou
+from pipeline.sam.tiny import CENTRES, DETAIL, build_vit_tiny_demo, load_vit_tiny_demo
+from pipeline.sam.tiny_batches import PicturePool, make_batch, training_picture
+from pipeline.sam.tiny_losses import centre_loss, loss_of, mask_iou
 from pipeline.sam.train_tiny import Trainer, TrainOptions, encode, predict
 
 
 @pytest.fixture
 def batch(rng):
-    return make_batch(rng, [blob_scene(0, 1)], 2, augment=False)
+    return make_batch(rng, [training_picture(0, 1), training_picture(0, 4)], 2, augment=False)
 
 
 def test_two_steps_on_one_batch_lower_the_loss(batch):
@@ -63,17 +60,31 @@ def test_encoder_alone_is_trained_first(batch):
     before = trainer.sam.mask_decoder.mask_tokens.weight.detach().clone()
     trainer.update(batch)
     assert torch.equal(trainer.sam.mask_decoder.mask_tokens.weight, before)
-    trainer.seconds = 60 * trainer.options.minutes * 0.6
+    trainer.step = trainer.options.steps * 6 // 10
     trainer.update(batch)
     assert not torch.equal(trainer.sam.mask_decoder.mask_tokens.weight, before)
 
 
+def test_the_iou_head_of_the_average_is_trained_last(batch):
+    trainer = Trainer.create(TrainOptions(steps=10, head_share=0.5))
+    trainer.step = 5
+    before = {name: value.clone() for name, value in trainer.averaged.state_dict().items()}
+    trainer.update(batch)
+    moved = {
+        name
+        for name, value in trainer.averaged.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    assert moved
+    assert all(name.startswith("mask_decoder.iou_prediction_head") for name in moved)
+
+
 def test_learning_rate_rises_then_falls():
-    trainer = Trainer.create(TrainOptions(lr=1.0, warm_up=10, minutes=1.0))
+    trainer = Trainer.create(TrainOptions(lr=1.0, warm_up=10, steps=1000))
     assert trainer.learning_rate() == pytest.approx(0.1)
     trainer.step = 9
-    assert trainer.learning_rate() == pytest.approx(1.0)
-    trainer.seconds = 60.0
+    assert trainer.learning_rate() == pytest.approx(1.0, abs=1e-3)
+    trainer.step = 1000
     assert trainer.learning_rate() == pytest.approx(0.02)
 
 
@@ -94,30 +105,35 @@ def test_loss_of_a_perfect_mask_is_nearly_nothing():
 
 
 def test_pool_is_a_ring_of_the_newest():
-    pool = ScenePool(seed=0, size=2)
+    pool = PicturePool(seed=0, size=2)
     pool.refill(3)
     assert pool.drawn == 3
-    assert np.array_equal(pool.scenes[0].image, blob_scene(0, 2).image)
-    assert np.array_equal(pool.scenes[1].image, blob_scene(0, 1).image)
+    assert np.array_equal(pool.pictures[0].image, training_picture(0, 2).image)
+    assert np.array_equal(pool.pictures[1].image, training_picture(0, 1).image)
 
 
-def test_calibration_takes_quantiles_to_quantiles(rng):
-    predicted = rng.uniform(0.2, 0.6, (500, 3))
-    slope, intercept = fit_line(predicted, 2 * predicted - 0.3)
-    assert slope == pytest.approx([2, 2, 2])
-    assert intercept == pytest.approx([-0.3, -0.3, -0.3])
-
-
-def test_calibration_is_folded_into_the_head(batch):
-    torch.manual_seed(0)
+def test_centres_by_hand(batch):
+    """A model that knows every middle has no loss; one that points at itself has some."""
     sam = build_vit_tiny_demo()
-    with torch.inference_mode():
-        logits, before = predict(sam, batch, encode(sam, batch))
-        fold(sam, np.asarray([2.0, 1.0, 0.5]), np.asarray([0.1, 0.0, -0.2]))
-        same, after = predict(sam, batch, encode(sam, batch))
-    assert torch.equal(logits, same)
-    expected = before * torch.tensor([2.0, 1.0, 0.5]) + torch.tensor([0.1, 0.0, -0.2])
-    torch.testing.assert_close(after, expected)
+    told = torch.zeros(len(batch.segment), 3, 3, 128, 128)
+    y, x = torch.meshgrid(*[(torch.arange(64) + 0.5) / 32 - 1] * 2, indexing="ij")
+    for row, levels in enumerate(batch.segment):
+        for level, segment in enumerate(levels):
+            for name in segment.unique():
+                inside = segment == name
+                wide = inside.repeat_interleave(2, 0).repeat_interleave(2, 1)
+                told[row, level, 0][wide] = x[inside].mean()
+                told[row, level, 1][wide] = y[inside].mean()
+
+    def embedding(middles):
+        detail = torch.zeros(len(middles), DETAIL, 128, 128)
+        detail[:, CENTRES] = middles.flatten(1, 2)
+        folded = torch.nn.functional.pixel_unshuffle(detail, 4)
+        plain = torch.zeros(len(middles), sam.mask_decoder.transformer_dim, 32, 32)
+        return torch.cat([plain, folded], 1)
+
+    assert float(centre_loss(sam, embedding(told), batch)) < 2e-3
+    assert float(centre_loss(sam, embedding(torch.zeros_like(told)), batch)) > 0.1
 
 
 def test_sharpening_scales_the_logits_alone(batch):
