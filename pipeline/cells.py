@@ -173,7 +173,7 @@ def sums_per_cell(cells: Cells, value_HW: npt.NDArray[np.float32]) -> npt.NDArra
 
 def mask_of_cells(cells: Cells, chosen_C: BoolArray) -> BoolArray:
     """Paint the chosen cells, (C,) bool to (H, W) bool."""
-    return chosen_C[cells.cells]
+    return chosen_C.take(cells.cells)  # half the time of an index
 
 
 def pack_membership(cells: Cells) -> npt.NDArray[np.uint8]:

@@ -58,7 +58,7 @@ class CalibrateConfig:
     contexts: tuple[Context, ...] = ("none", "siblings", "rivals")
     """Values of `refine.probability.context` to try, with slope and bias fitted to the truth of the
     labelled images; beside them always the teacher's own probability."""
-    sharpness: tuple[float, ...] = (1.0, 1.6, 2.5)
+    sharpness: tuple[float, ...] = (1.0, 1.6)
     """Factors on the fitted slope. The fit is right on average over all pixels; which candidate
     is best is decided by few of them, of which the teacher may be surer."""
     grid: dict[str, dict[str, tuple[ParameterValue, ...]]] = field(default_factory=dict)
