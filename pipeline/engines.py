@@ -140,7 +140,7 @@ def _client(engine: Engine) -> Iterator[Any]:
             n_workers=engine.workers,
             threads_per_worker=1,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port: another job may run here
             memory_limit=None,
             silence_logs=50,
         ) as cluster,

@@ -45,6 +45,9 @@ from refine.sweep import (
 
 ROWS_AT_ONCE = 256
 FIT_EXPRESSIONS, FIT_PIXELS = 400, 200
+HOLLOW = 1.5
+"""A best setting with less than so many times the mean IoU of labels that mark the whole image is
+not applied: a student would learn to mark everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +270,7 @@ def calibrate(
             "mean_iou": float(raw.mean()),
             "overall_iou": float(first.label[0].sum() / max(first.label[1].sum(), 1)),
         },
+        "whole_image_mean_iou": float(first.whole.mean()),
         "gain": float(gained.mean()),
         "gain_interval": interval(gained, first.image),
         # Of equal ones the first: the simplest probability, the earlier strategy, no gate.
@@ -328,7 +332,8 @@ def apply_best(document: dict[str, Any], refine: RefineConfig, run_dir: Path) ->
     """Write the best setting to `round-R/strategy.json`, which `refine-labels` follows.
 
     Its link takes the place of the chain's own; `drop` before it and the fallback after it stay.
-    Where no setting is better than the teacher's own masks, an earlier choice is taken back.
+    Where no setting is better than the teacher's own masks, or clearly better than marking the
+    whole image, as happens with a teacher that knows nothing, an earlier choice is taken back.
 
     Args:
         document: What `calibrate` gave.
@@ -340,7 +345,8 @@ def apply_best(document: dict[str, Any], refine: RefineConfig, run_dir: Path) ->
     """
     best, by = document["rows"][0], document["by"]
     path = RunPaths(run_dir).chosen_strategy(document["round"])
-    if not best[by] > document["teacher"][by]:
+    is_hollow = best["mean_iou"] < HOLLOW * document["whole_image_mean_iou"]
+    if is_hollow or not best[by] > document["teacher"][by]:
         path.unlink(missing_ok=True)
         return None
     link = ChainLink(strategy=best["strategy"], params=best["params"], min_gain=best["min_gain"])

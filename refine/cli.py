@@ -136,6 +136,7 @@ def calibrate(
         "expressions, images": f"{document['expressions']}, {document['images']}",
         "predictions": document["predictions"],
         "teacher's own masks, mIoU": document["teacher"]["mean_iou"],
+        "marking the whole image, mIoU": document["whole_image_mean_iou"],
         "gain of choosing, mIoU": f"{document['gain']:.4f} ({low:.4f} to {high:.4f}, 95 %)",
         "skipped, truth unknown": document["skipped"],
         "seconds": document["seconds"],
@@ -144,7 +145,9 @@ def calibrate(
     if apply:
         chain = settings.section("refine", RefineConfig)
         applied = locked(run_dir, lambda: apply_best(document, chain, run_dir))
-        facts["applied"] = applied or "nothing: no setting is better than the teacher's own masks"
+        facts["applied"] = applied or (
+            "nothing: no setting beats the teacher's own masks and marking the whole image"
+        )
         if low <= 0:
             facts["beware"] = "the gain may be chance: its interval holds 0"
     print_facts(f"calibrate, round {number}", facts)

@@ -94,6 +94,8 @@ class Answers:
     """(S,) |answer | truth|."""
     label: tuple[float, float]
     """|P & truth| and |P | truth|."""
+    whole: float
+    """IoU with the truth of a label that marks the whole image."""
     size: str
     """Name of the object's size."""
     image: int
@@ -127,7 +129,8 @@ def ask_all(
         answered[row] = True
         _, gain[row], inside[row], union[row] = known[key]  # the choice keeps its array alive
     label = (truth.in_label, evidence.label_area + truth.area - truth.in_label)
-    return Answers(answered, gain, inside, union, label, size, image, fold)
+    whole = truth.area / max(evidence.label_HW.size, 1)
+    return Answers(answered, gain, inside, union, label, whole, size, image, fold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,8 @@ class Records:
     """(S, E)"""
     label: Array
     """(2, E)"""
+    whole: Array
+    """(E,)"""
     size: npt.NDArray[np.str_]
     """(E,)"""
     image: npt.NDArray[np.int64]
@@ -160,6 +165,7 @@ def collect(answers: Sequence[Answers]) -> Records:
         inside=np.stack([one.inside for one in answers], 1),
         union=np.stack([one.union for one in answers], 1),
         label=np.array([one.label for one in answers], np.float64).T,
+        whole=np.array([one.whole for one in answers], np.float64),
         size=np.array([one.size for one in answers]),
         image=np.array([one.image for one in answers], np.int64),
         fold=np.array([one.fold for one in answers], np.int64),

@@ -103,9 +103,11 @@ def test_the_best_setting_is_applied_and_can_be_taken_back(calibrated):
     assert (run_dir / "round-2" / "calibration.png").stat().st_size > 10_000
     document = json.loads(paths.calibration(2).read_text())
     best, own = document["rows"][0]["mean_iou"], document["teacher"]["mean_iou"]
-    assert paths.chosen_strategy(2).exists() == (best > own)
+    whole = document["whole_image_mean_iou"]
+    assert 0 < whole < 1
+    assert paths.chosen_strategy(2).exists() == (best > own and best >= 1.5 * whole)
     # Whether anything is better depends on a network of six steps: go on with a choice for sure.
-    document["rows"][0]["mean_iou"] = own + 1
+    document["rows"][0]["mean_iou"] = own + 2
     assert apply_best(document, RefineConfig(), run_dir) == paths.chosen_strategy(2)
     chosen = json.loads(paths.chosen_strategy(2).read_text())
     result = CliRunner().invoke(refine_labels, [*where, "--round", "2"])
@@ -179,6 +181,7 @@ def test_nothing_better_takes_an_earlier_choice_back(calibrated):
         )
     )
     document["rows"][0] |= {"overall_iou": 1.0, "strategy": "vote", "params": {}}
+    document["rows"][0]["mean_iou"] = 1.0
     document["teacher"]["overall_iou"] = 0.5
     assert apply_best(document, kept, run_dir) == path
     chain = json.loads(path.read_text())["chain"]
@@ -187,3 +190,13 @@ def test_nothing_better_takes_an_earlier_choice_back(calibrated):
     document["rows"][0]["overall_iou"] = 0.5
     assert apply_best(document, kept, run_dir) is None
     assert not path.exists()
+
+
+def test_labels_that_mark_everything_are_not_applied(calibrated):
+    run_dir, _ = calibrated
+    document = calibrate(CalibrateConfig(folds=2), run_dir, 1)
+    document["rows"][0]["mean_iou"] = 1.4 * document["whole_image_mean_iou"]
+    document["teacher"]["mean_iou"] = 0.0
+    assert apply_best(document, RefineConfig(), run_dir) is None
+    document["rows"][0]["mean_iou"] = 1.6 * document["whole_image_mean_iou"]
+    assert apply_best(document, RefineConfig(), run_dir) is not None

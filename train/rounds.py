@@ -137,7 +137,7 @@ def _calibrate(
     if not is_chosen(config.calibrate, run_dir, number):
         document = calibrate(config.calibrate, run_dir, number)
         if apply_best(document, config.refine, run_dir) is None:
-            say(f"round {number}: no setting is better than the teacher's own masks")
+            say(f"round {number}: no setting beats the teacher and marking the whole image")
     return failures
 
 

@@ -224,7 +224,7 @@ def test_a_running_cluster_gives_the_same_bytes(tmp_path):
     from distributed import LocalCluster
 
     run(tmp_path, plan_=plan(tmp_path / "here"))
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(host="127.0.0.1", silence_logs=50, **options) as cluster:
         engine = Engine(cluster=cluster.scheduler_address)
         run(tmp_path, plan_=plan(tmp_path / "there"), engine=engine)

@@ -49,6 +49,7 @@ def test_every_setting_and_gate_equals_the_label_that_would_be_drawn():
         counted = count_truth(seen, truth)
         answers.append(ask_all(settings, seen, counted, size_of(truth), number // 3, number % 4))
     records = collect(answers)
+    assert records.whole == pytest.approx([truth.mean() for _, _, truth in cases])
     for row in range(0, len(settings), 5):
         setting = settings[row]
         for gate in GATES:
