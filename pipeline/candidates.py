@@ -1,5 +1,7 @@
 """Shell: the rows of `candidates.zarr`, one per image: cells, membership, SAM's scores."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,15 +148,8 @@ class CandidateReader:
             StoreError: If the shard is damaged; names the row.
         """
         self._open()
-        try:
+        with self._guarded(f"row {row}"):
             return self._read(row)
-        except StoreError:
-            raise
-        except (ValueError, RuntimeError, KeyError, IndexError, OSError) as error:
-            raise StoreError(
-                f"{self._path}: row {row} cannot be read ({' '.join(str(error).split())}); "
-                f"run 'inspect-shards verify {self._path}'"
-            ) from error
 
     def read_run(self, rows: range) -> list[Candidates | None]:
         """Give the candidates of consecutive rows as `read` does, in few accesses to the store.
@@ -163,15 +158,21 @@ class CandidateReader:
             StoreError: If a shard is damaged; names the rows.
         """
         arrays = self._open()
-        try:
+        with self._guarded(f"rows {rows.start} to {rows.stop}"):
             cells = arrays["cells"][rows.start : rows.stop]
             return [self._read(row, cells[row - rows.start]) for row in rows]
+
+    @contextmanager
+    def _guarded(self, where: str) -> Iterator[None]:
+        """Turn what zarr raises on damage into one line that names the rows."""
+        try:
+            yield
         except StoreError:
             raise
         except (ValueError, RuntimeError, KeyError, IndexError, OSError) as error:
             raise StoreError(
-                f"{self._path}: rows {rows.start} to {rows.stop} cannot be read "
-                f"({' '.join(str(error).split())}); run 'inspect-shards verify {self._path}'"
+                f"{self._path}: {where} cannot be read ({' '.join(str(error).split())}); "
+                f"run 'inspect-shards verify {self._path}'"
             ) from error
 
     def _open(self) -> dict[str, Any]:

@@ -43,6 +43,8 @@ from refine.sweep import (
     outcome,
 )
 
+ALGORITHM_VERSION = 1
+"""Raised whenever the same config and inputs would choose otherwise."""
 ROWS_AT_ONCE = 256
 FIT_EXPRESSIONS, FIT_PIXELS = 400, 200
 HOLLOW = 1.5
@@ -245,13 +247,12 @@ def calibrate(
     records, skipped = sweep(settings, variants, held_out)
     tried = _tried(config, settings, records)
     first = next(iter(records.values()))
-    raw = iou_of(*first.label)
-    gains = np.stack([iou_of(*outcome(records[t.variant], t.at, t.gate)[:2]) - raw for t in tried])
+    raw, raw_overall = iou_of(*first.label), first.label[0].sum() / max(first.label[1].sum(), 1)
+    parts = [outcome(records[t.variant], t.at, t.gate)[:2] for t in tried]
+    gains = np.stack([iou_of(*part) - raw for part in parts])
     scores = gains
     if config.by == "overall_iou":  # a sum over pixels: every label counts by its union
-        parts = [outcome(records[t.variant], t.at, t.gate) for t in tried]
-        share = sum(first.label[0]) / max(sum(first.label[1]), 1)
-        scores = np.stack([inside - share * union for inside, union, _ in parts])
+        scores = np.stack([inside - raw_overall * union for inside, union in parts])
     gained = gain_of_choosing(scores, gains, first.fold)
     rows = [t.row(records[t.variant]) for t in tried]
     document = {
@@ -268,7 +269,7 @@ def calibrate(
         "probabilities": variants,
         "teacher": {
             "mean_iou": float(raw.mean()),
-            "overall_iou": float(first.label[0].sum() / max(first.label[1].sum(), 1)),
+            "overall_iou": float(raw_overall),
         },
         "whole_image_mean_iou": float(first.whole.mean()),
         "gain": float(gained.mean()),
@@ -317,7 +318,8 @@ def choice_fingerprint(config: CalibrateConfig, run_dir: Path) -> str:
     paths = RunPaths(run_dir)
     stores = [paths.fold_teacher(Fold(part, config.folds)) for part in range(1, config.folds + 1)]
     folds = [stored_plan(store, "predict-teacher --fold")["fingerprint"] for store in stores]
-    return fingerprint({"config": to_plain(config), "folds": folds, **inputs_of_choice(run_dir)})
+    decides = {"algorithm_version": ALGORITHM_VERSION, "config": to_plain(config), "folds": folds}
+    return fingerprint(decides | inputs_of_choice(run_dir))
 
 
 def best_by_strategy(document: dict[str, Any]) -> list[dict[str, Any]]:
