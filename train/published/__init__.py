@@ -1,0 +1,1 @@
+"""How published checkpoints name their tensors, and where each belongs in our networks."""
