@@ -4,7 +4,8 @@ SAM's candidates overlap and nest. Two pixels share a *cell* when exactly the sa
 both; cell 0 is covered by none. A map of cells and a bit matrix (candidates x cells) hold all masks
 without loss, and the overlap of a label with every candidate is one count of its pixels per cell.
 
-Shape legend: N candidates, C cells (cell 0 included), H and W pixels.
+Shape legend: N candidates, C cells (cell 0 included), H and W pixels, P pixels of a row with its
+padding, B packed bytes, R horizontal runs, U distinct columns, G groups of eight candidates.
 """
 
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ import numpy.typing as npt
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
+ByteArray = npt.NDArray[np.uint8]
 
 MAX_CELLS = 65_535
 """Covered cells that uint16 can number beside cell 0."""
+
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,42 +61,57 @@ class Cells:
 def build_cells(masks_NHW: BoolArray) -> Cells:
     """Cut an image into cells by its candidate masks.
 
-    Exact: no hashing is involved. Pixels are first grouped into horizontal runs along which no mask
-    changes; the runs' columns of bits are then numbered.
-
     Args:
         masks_NHW: Masks, (N, H, W) bool, any overlap; N may be 0.
 
     Raises:
         ValueError: If more than `MAX_CELLS` cells would be needed; see `build_cells_capped`.
     """
-    num_masks, height, width = masks_NHW.shape
+    return build_cells_packed(np.packbits(masks_NHW, axis=2), masks_NHW.shape[2])
+
+
+def build_cells_packed(bits_NHB: ByteArray, width: int) -> Cells:
+    """Cut an image into cells by masks whose rows are packed as by `np.packbits`.
+
+    Exact: hashes find equal columns, and what they find is compared. Pixels are first grouped into
+    horizontal runs along which no mask changes; the runs' columns of bits are then numbered.
+
+    Args:
+        bits_NHB: Masks, (N, H, ceil(W / 8)) uint8, any overlap; N may be 0.
+        width: Columns of the image, W.
+
+    Raises:
+        ValueError: If more than `MAX_CELLS` cells would be needed; see `build_cells_capped`.
+    """
+    num_masks, height, row_bytes = bits_NHB.shape
     if num_masks == 0 or height * width == 0:
         empty = np.zeros((height, width), np.uint16)
         return Cells(cells=empty, membership=np.zeros((num_masks, 1), np.bool_))
-    masks_NP = np.ascontiguousarray(masks_NHW, np.bool_).reshape(num_masks, -1)
-    starts_R = _run_starts(masks_NP.view(np.uint8))
-    columns_RB = np.ascontiguousarray(np.packbits(masks_NP[:, starts_R], axis=0).T)
-    cell_of_run_R, first_run_C = _number_by_appearance(columns_RB)
+    bits_NB = np.ascontiguousarray(bits_NHB).reshape(num_masks, -1)
+    starts_R = _run_starts(bits_NB)
+    place_R = (7 - (starts_R & 7)).astype(np.uint8)
+    covers_NR = (bits_NB.take(starts_R >> 3, axis=1) >> place_R) & np.uint8(1)
+    cell_of_run_R, first_run_C = _number_by_appearance(_words(covers_NR))
     if len(first_run_C) - 1 > MAX_CELLS:
         raise ValueError(
             f"{num_masks} masks cut the image into {len(first_run_C) - 1} cells, "
             f"at most {MAX_CELLS} can be stored"
         )
-    lengths_R = np.diff(starts_R, append=height * width)
-    cells_P = np.repeat(cell_of_run_R.astype(np.uint16), lengths_R)
+    lengths_R = np.diff(starts_R, append=height * row_bytes * 8)
+    padded_HP = np.repeat(cell_of_run_R.astype(np.uint16), lengths_R).reshape(height, -1)
     membership_NC = np.zeros((num_masks, len(first_run_C)), np.bool_)
-    membership_NC[:, 1:] = masks_NP[:, starts_R[first_run_C[1:]]]
-    return Cells(cells=cells_P.reshape(height, width), membership=membership_NC)
+    membership_NC[:, 1:] = covers_NR[:, first_run_C[1:]]
+    return Cells(cells=np.ascontiguousarray(padded_HP[:, :width]), membership=membership_NC)
 
 
 def build_cells_capped(
-    masks_NHW: BoolArray, score_N: npt.NDArray[np.float32]
+    bits_NHB: ByteArray, width: int, score_N: npt.NDArray[np.float32]
 ) -> tuple[Cells, IntArray]:
     """Cut into cells, dropping the lowest-scored masks if there are too many cells.
 
     Args:
-        masks_NHW: (N, H, W) bool.
+        bits_NHB: Masks, (N, H, ceil(W / 8)) uint8, as for `build_cells_packed`.
+        width: Columns of the image, W.
         score_N: (N,) float32; ties drop the later mask first.
 
     Returns:
@@ -100,37 +119,65 @@ def build_cells_capped(
     """
     order_N = np.argsort(-score_N, kind="stable")
     fits, fails = 0, len(order_N) + 1
-    best = build_cells(masks_NHW[:0])
+    best = build_cells_packed(bits_NHB[:0], width)
     keep = len(order_N)
     while fails - fits > 1:
         rows = np.sort(order_N[:keep])
         try:
-            best, fits = build_cells(masks_NHW[rows]), keep
+            best, fits = build_cells_packed(bits_NHB[rows], width), keep
         except ValueError:
             fails = keep
         keep = (fits + fails) // 2
     return best, np.sort(order_N[:fits]).astype(np.int64)
 
 
-def _run_starts(masks_NP: npt.NDArray[np.uint8]) -> IntArray:
-    changed_P = np.zeros(masks_NP.shape[1], np.uint8)
-    changed_P[0] = 1
-    edge = np.empty(masks_NP.shape[1] - 1, np.uint8)
-    for mask_P in masks_NP:  # one mask at a time stays in the cache
-        np.bitwise_xor(mask_P[1:], mask_P[:-1], out=edge)
-        np.bitwise_or(changed_P[1:], edge, out=changed_P[1:])
-    return np.flatnonzero(changed_P)
+def _run_starts(bits_NB: ByteArray) -> IntArray:
+    """Give the pixels at which some mask changes; the image's first is always one."""
+    changed_B = np.zeros(bits_NB.shape[1], np.uint8)
+    edge_B = np.empty_like(changed_B)
+    for mask_B in bits_NB:  # one mask at a time stays in the cache
+        np.right_shift(mask_B, 1, out=edge_B)
+        edge_B[1:] |= mask_B[:-1] << 7
+        edge_B ^= mask_B
+        changed_B |= edge_B
+    changed_B[0] |= 128
+    return np.flatnonzero(np.unpackbits(changed_B))
 
 
-def _number_by_appearance(columns_RB: npt.NDArray[np.uint8]) -> tuple[IntArray, IntArray]:
-    """Number equal rows 1, 2, … by first appearance, all-zero rows 0.
+def _words(covers_NR: ByteArray) -> list[npt.NDArray[np.uint64]]:
+    """Pack columns of zeros and ones into words of 64 bits, (R,) each."""
+    num_masks, num_runs = covers_NR.shape
+    padded_NR = covers_NR
+    if num_masks % 8:
+        spare = np.zeros((-num_masks % 8, num_runs), np.uint8)
+        padded_NR = np.concatenate([covers_NR, spare])
+    bytes_GR = padded_NR[0::8].copy()
+    for place in range(1, 8):
+        bytes_GR |= padded_NR[place::8] << np.uint8(place)
+    words = []
+    for first in range(0, len(bytes_GR), 8):
+        word_R = bytes_GR[first].astype(np.uint64)
+        for place, byte_R in enumerate(bytes_GR[first + 1 : first + 8], start=1):
+            word_R |= byte_R.astype(np.uint64) << np.uint64(8 * place)
+        words.append(word_R)
+    return words
 
-    Returns the number of each row, and the first row with each number (entry 0 is meaningless if
-    no row is zero).
+
+def _number_by_appearance(words: list[npt.NDArray[np.uint64]]) -> tuple[IntArray, IntArray]:
+    """Number equal columns 1, 2, … by first appearance, all-zero columns 0.
+
+    Returns the number of each run, and the first run with each number (entry 0 is meaningless if
+    no run is zero).
     """
-    as_void = columns_RB.view(np.dtype((np.void, columns_RB.shape[1]))).ravel()
-    _, first_U, inverse_R = np.unique(as_void, return_index=True, return_inverse=True)
-    is_zero_U = ~columns_RB[first_U].any(axis=1)
+    hash_R = np.zeros(len(words[0]), np.uint64)
+    for word_R in words:
+        hash_R = (hash_R ^ (hash_R >> np.uint64(29)) ^ word_R) * _ODD
+    _, first_U, inverse_R = np.unique(hash_R, return_index=True, return_inverse=True)
+    if any(not np.array_equal(word_R[first_U][inverse_R], word_R) for word_R in words):
+        # Two columns of one hash: sort the columns themselves.
+        rows = np.stack(words, axis=1).view(np.dtype((np.void, 8 * len(words)))).ravel()
+        _, first_U, inverse_R = np.unique(rows, return_index=True, return_inverse=True)
+    is_zero_U = ~np.any([word_R[first_U] != 0 for word_R in words], axis=0)
     covered_U = np.flatnonzero(~is_zero_U)
     covered_U = covered_U[np.argsort(first_U[covered_U], kind="stable")]
     number_U = np.zeros(len(first_U), np.int64)

@@ -73,6 +73,13 @@ def prepare_data(
 
 
 @click.command(context_settings=CONTEXT)
+@click.option(
+    "--difference",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Write nothing; make the first N images' candidates by the profiles reference and fast, "
+    "and say how they differ.",
+)
 @stage_options
 @verb
 def sam_candidates(
@@ -85,19 +92,32 @@ def sam_candidates(
     cluster: str | None,
     dry_run: bool,
     force: bool,
+    difference: int | None,
 ) -> int:
     """Compute SAM's candidate masks of every training image into RUN_DIR/candidates.zarr.
 
-    The costly pass, done once for all rounds and strategies.
+    The costly pass, done once for all rounds and strategies. With model `imported` the masks are
+    read from files instead: COCO RLE JSON, segment-anything's own output, SemiRES's, or npz.
 
     Example: sam-candidates --workers 2 --set candidates.model=vit_tiny_demo
+
+    Example: sam-candidates --set candidates.model=imported
+    --set 'candidates.masks={format: coco, path: masks.json}'
     """
+    from pipeline import candidate_difference
     from pipeline import candidate_stage as stage
+    from pipeline.candidate_config import CandidatesConfig
 
     settings = Settings(config, run_dir, overrides)
-    run_dir, section = settings.run_dir, settings.section("candidates", stage.CandidatesConfig)
+    run_dir, section = settings.run_dir, settings.section("candidates", CandidatesConfig)
+    if difference is not None:
+        facts = candidate_difference.measure_difference(section, run_dir, difference)
+        print_facts(f"{section.model}: fast against reference", facts)
+        return 0
+    plan = stage.plan_candidates(section, run_dir)
+    click.echo(f"{section.model}: sha256 {plan.decides['source_sha256']}")
     if dry_run:
-        return print_plan(stage.plan_candidates(section, run_dir), limit, stage.VERB)
+        return print_plan(plan, limit, stage.VERB)
     summary = locked(
         run_dir,
         lambda: stage.sam_candidates(
@@ -122,6 +142,7 @@ def candidate_facts(counters: dict[str, float]) -> dict[str, Any]:
         "share of pixels covered": counters["covered_share"] / images,
         "images without candidates": int(counters["images_without_candidates"]),
         "candidates dropped": int(counters["candidates_dropped"]),
+        "images scaled to the canvas": int(counters.get("images_scaled", 0)),
     }
 
 

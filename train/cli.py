@@ -278,7 +278,7 @@ def print_rounds(rows: list[dict[str, Any]]) -> None:
 
 def job_config(settings: Settings) -> Any:
     """Parse every section, so that a mistake anywhere is found before any work."""
-    from pipeline.candidate_stage import CandidatesConfig
+    from pipeline.candidate_config import CandidatesConfig
     from pipeline.data_config import DataConfig
     from refine.calibration import CalibrateConfig
     from refine.stage import RefineConfig

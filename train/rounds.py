@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from pipeline.candidate_stage import CandidatesConfig, sam_candidates
+from pipeline.candidate_config import CandidatesConfig
+from pipeline.candidate_stage import sam_candidates
 from pipeline.data_config import DataConfig
 from pipeline.engines import Engine, shared_workers
 from pipeline.folds import Fold

@@ -1,13 +1,12 @@
 """SAM's mask decoder over many points of one image, with what the points share done once.
 
-`segment_anything.modeling.MaskDecoder` copies the image embedding for every prompt and projects
-each copy. The functions here give the same numbers up to rounding from the same weights: the
-projections of the image side are moved to the few tokens of the prompt (the product of three
-matrices is associative), the first layer's image side is not copied, and the masks are drawn only
-for the points that are still wanted once the predicted IoU is known.
+`segment_anything.modeling.MaskDecoder` copies the image embedding for every prompt, projects each
+copy and draws every mask. The functions here give the same numbers from the same weights, to the
+last bits or up to rounding (see `attention`): the first layer's image side is not copied, and the
+masks are drawn only for the points that are still wanted once the predicted IoU is known.
 
-Shape legend: K prompts, T tokens of a prompt, S pixels of the embedding, C channels, H heads,
-D channels of a head, M masks of a prompt.
+Shape legend: K prompts, T tokens of a prompt, S pixels of the embedding, C channels, M masks of a
+prompt.
 """
 
 from typing import Any
@@ -15,62 +14,16 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from pipeline.sam.attention import REASSOCIATED, Attention
 from pipeline.sam.tiny import TinyMaskDecoder
 
 
-def _heads(attention: Any, weight: torch.Tensor) -> torch.Tensor:
-    """View a projection's weight (H * D, C) as (H, D, C)."""
-    return weight.view(attention.num_heads, -1, weight.shape[1])
-
-
-def _ask_image(
-    attention: Any, query_KTC: torch.Tensor, keys: torch.Tensor, pe_SC: torch.Tensor
-) -> torch.Tensor:
-    """Attend from tokens to pixels; `keys` is (K, S, C), or (1, S, C) when all prompts share it."""
-    weight = _heads(attention, attention.k_proj.weight)
-    query = attention.q_proj(query_KTC).unflatten(-1, weight.shape[:2])  # (K, T, H, D)
-    asked = torch.einsum("kthd,hdc->khtc", query, weight).flatten(1, 2) * weight.shape[1] ** -0.5
-    if len(keys) == 1:
-        logits = asked @ (keys[0] + pe_SC).T
-        seen = logits.softmax(-1) @ keys[0]
-    else:
-        logits = torch.baddbmm(asked @ pe_SC.T, asked, keys.transpose(1, 2))  # (K, H * T, S)
-        seen = torch.bmm(logits.softmax(-1), keys)  # (K, H * T, C)
-    value = _heads(attention, attention.v_proj.weight)
-    seen = seen.unflatten(1, (weight.shape[0], -1))
-    heads = torch.einsum("khtc,hdc->kthd", seen, value).flatten(2) + attention.v_proj.bias
-    answer: torch.Tensor = attention.out_proj(heads)
-    return answer
-
-
-def _tell_image(
-    attention: Any,
-    keys: torch.Tensor,
-    pe_SC: torch.Tensor,
-    key_KTC: torch.Tensor,
-    value_KTC: torch.Tensor,
-) -> torch.Tensor:
-    """Attend from pixels to tokens and add the result to the pixels, (K, S, C)."""
-    weight = _heads(attention, attention.q_proj.weight)
-    scale = weight.shape[1] ** -0.5
-    key = attention.k_proj(key_KTC).unflatten(-1, weight.shape[:2])  # (K, T, H, D)
-    asked = torch.einsum("kthd,hdc->khtc", key, weight).flatten(1, 2) * scale
-    bias = (key * attention.q_proj.bias.view(weight.shape[:2])).sum(-1).transpose(1, 2) * scale
-    if len(keys) == 1:
-        logits = asked @ (keys[0] + pe_SC).T
-    else:
-        logits = torch.baddbmm(asked @ pe_SC.T, asked, keys.transpose(1, 2))  # (K, H * T, S)
-    logits = logits.unflatten(1, (weight.shape[0], -1)) + bias[..., None]
-    share = logits.softmax(2).flatten(1, 2)
-    out = attention.out_proj.weight.unflatten(1, weight.shape[:2])  # (C, H, D)
-    value = attention.v_proj(value_KTC).unflatten(-1, weight.shape[:2])
-    told = torch.einsum("kthd,chd->khtc", value, out).flatten(1, 2)
-    base = (keys + attention.out_proj.bias).expand(len(told), -1, -1)
-    return torch.baddbmm(base, share.transpose(1, 2), told)
-
-
 def run_transformer(
-    transformer: Any, keys_1SC: torch.Tensor, pe_SC: torch.Tensor, tokens_KTC: torch.Tensor
+    transformer: Any,
+    keys_1SC: torch.Tensor,
+    pe_SC: torch.Tensor,
+    tokens_KTC: torch.Tensor,
+    attention: Attention,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run SAM's two-way transformer for prompts that share one image.
 
@@ -79,6 +32,7 @@ def run_transformer(
         keys_1SC: Image embedding plus dense prompt embedding, float32.
         pe_SC: Positional encoding of the pixels, float32.
         tokens_KTC: Output tokens and prompt tokens, float32.
+        attention: How tokens and pixels attend to each other.
 
     Returns:
         The tokens (K, T, C) and the pixels (K, S, C) after attention, float32.
@@ -91,18 +45,23 @@ def run_transformer(
             with_pe = queries + tokens_KTC
             queries = queries + layer.self_attn(q=with_pe, k=with_pe, v=queries)
         queries = layer.norm1(queries)
-        asked = _ask_image(layer.cross_attn_token_to_image, queries + tokens_KTC, keys, pe_SC)
+        asked = attention.ask(layer.cross_attn_token_to_image, queries + tokens_KTC, keys, pe_SC)
         queries = layer.norm2(queries + asked)
         queries = layer.norm3(queries + layer.mlp(queries))
         keys = layer.norm4(
-            _tell_image(layer.cross_attn_image_to_token, keys, pe_SC, queries + tokens_KTC, queries)
+            attention.tell(
+                layer.cross_attn_image_to_token, keys, pe_SC, queries + tokens_KTC, queries
+            )
         )
-    last = _ask_image(transformer.final_attn_token_to_image, queries + tokens_KTC, keys, pe_SC)
+    last = attention.ask(transformer.final_attn_token_to_image, queries + tokens_KTC, keys, pe_SC)
     return transformer.norm_final_attn(queries + last), keys
 
 
 def decode_tokens(
-    sam: Any, embedding: torch.Tensor, sparse: torch.Tensor
+    sam: Any,
+    embedding: torch.Tensor,
+    sparse: torch.Tensor,
+    attention: Attention = REASSOCIATED,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Decode point prompts up to, but without, drawing the masks.
 
@@ -110,6 +69,7 @@ def decode_tokens(
         sam: A `segment_anything` Sam.
         embedding: One image's embedding, shape (1, C, h, w), float32.
         sparse: The prompt encoder's tokens of each prompt, shape (K, T', C), float32.
+        attention: How tokens and pixels attend to each other.
 
     Returns:
         Predicted IoU (K, M), the hyper-network's rows (K, M, C / 8), longer for the small SAM, and
@@ -123,9 +83,10 @@ def decode_tokens(
     tokens = torch.cat([first.expand(len(sparse), -1, -1), sparse], 1)
     no_mask = sam.prompt_encoder.no_mask_embed.weight  # (1, C), the dense prompt of "no mask"
     keys = embedding.flatten(2).transpose(1, 2) + no_mask
-    image_pe = sam.prompt_encoder.get_dense_pe()
+    with torch.autocast(embedding.device.type, enabled=False):
+        image_pe = sam.prompt_encoder.get_dense_pe()
     pe_SC = image_pe.flatten(2)[0].T
-    queries, pixels = run_transformer(decoder.transformer, keys, pe_SC, tokens)
+    queries, pixels = run_transformer(decoder.transformer, keys, pe_SC, tokens, attention)
     count = decoder.num_mask_tokens
     if detail is None:
         rows = [decoder.output_hypernetworks_mlps[i](queries[:, 1 + i]) for i in range(1, count)]
@@ -167,3 +128,20 @@ def draw_masks(
         detail = sam.mask_decoder.split(embedding)[1][0]
         logits = logits + (rows_KMC[..., channels:] @ detail.flatten(1)).view_as(logits)
     return logits
+
+
+def draw_masks_in_order(
+    sam: Any, embedding: torch.Tensor, rows_KMC: torch.Tensor, pixels_KSC: torch.Tensor
+) -> torch.Tensor:
+    """Draw the masks of decoded prompts as `draw_masks`, summing in segment-anything's order."""
+    height, width = sam.prompt_encoder.image_embedding_size
+    source = pixels_KSC.transpose(1, 2).unflatten(-1, (height, width))
+    upscaled = sam.mask_decoder.output_upscaling(source)
+    channels = upscaled.shape[1]
+    if not isinstance(sam.mask_decoder, TinyMaskDecoder):
+        product: torch.Tensor = (rows_KMC @ upscaled.flatten(2)).unflatten(-1, upscaled.shape[2:])
+        return product
+    detail = sam.mask_decoder.split(embedding)[1][0]
+    coarse: torch.Tensor = torch.einsum("kmc,kchw->kmhw", rows_KMC[..., :channels], upscaled)
+    coarse += torch.einsum("kmd,dhw->kmhw", rows_KMC[..., channels:], detail)
+    return coarse

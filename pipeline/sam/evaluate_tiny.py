@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 
 from pipeline.sam.blobs import blob_scene
-from pipeline.sam.generator import REFERENCE, GeneratorOptions
 from pipeline.sam.models import SAM_MODELS, SamModel
+from pipeline.sam.options import GeneratorOptions
 from pipeline.sam.tiny_batches import HELD_OUT_SEED
 from pipeline.scenes.scene import make_scene
 
@@ -79,13 +79,13 @@ def best_iou(truth: BoolArray, masks: BoolArray) -> npt.NDArray[np.float64]:
 
 
 def evaluate(
-    entry: SamModel, sam: Any, images: Iterator[Labelled], options: GeneratorOptions
+    entry: SamModel, network: Any, images: Iterator[Labelled], options: GeneratorOptions
 ) -> dict[str, float]:
     """Measure how well the best candidate fits each true mask.
 
     Args:
         entry: How candidates are made.
-        sam: What the entry has built.
+        network: What the entry has loaded.
         images: Pictures with their true masks.
         options: All options that the entry needs.
 
@@ -96,7 +96,7 @@ def evaluate(
     objects, parts, counts, seconds = [], [], [], []
     for labelled in images:
         began = time.perf_counter()
-        masks = entry.generate(sam, labelled.image, options).masks
+        masks = entry.masks_of(network, labelled.image, options).masks
         seconds.append(time.perf_counter() - began)
         counts.append(len(masks))
         objects.append(best_iou(labelled.objects, masks))
@@ -127,9 +127,9 @@ def main(
     """Print what an entry finds on unseen pictures at its defaults, as JSON."""
     torch.set_num_threads(threads)
     entry = SAM_MODELS[model]
-    options = entry.options.filled(REFERENCE) if entry.version is None else entry.options
-    options = replace(options, max_candidates=max_candidates)
-    result = evaluate(entry, entry.build(weights), SOURCES[source](images), options)
+    options = entry.options_with(GeneratorOptions(max_candidates=max_candidates))
+    network = entry.load(weights, "cpu", options)
+    result = evaluate(entry, network, SOURCES[source](images), options)
     click.echo(json.dumps(result))
 
 

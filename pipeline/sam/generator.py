@@ -1,72 +1,81 @@
-"""Automatic mask generation: a grid of points over one image, SAM on each, filters, NMS.
+"""Automatic mask generation: a grid of points over one image, a network on each, filters, NMS.
 
-Pure functions on arrays; the semantics are those of `SamAutomaticMaskGenerator` without crops
-(Segment Anything, Kirillov et al., ICCV 2023, arXiv:2304.02643), the order of work is not: masks
-are filtered by predicted IoU before they are drawn at full size, and counted as packed bits.
+The semantics are those of `SamAutomaticMaskGenerator` (Segment Anything, Kirillov et al., ICCV
+2023, arXiv:2304.02643), the order of work is not: masks are filtered by predicted IoU before they
+are drawn, and counted as packed bits.
 
 Shape legend: K points, M masks of a point (3), N masks, H and W rows and columns of the image,
-h and w of the decoder's logits, P packed bytes of a row.
+P packed bytes of a row.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
-from torch.nn import functional as F
 
-from pipeline.errors import SemiresError
-from pipeline.sam.decoder import decode_tokens, draw_masks
+from pipeline.errors import ConfigError
+from pipeline.sam.crops import Crop, crops_of, cut_by_crop, uncrop
+from pipeline.sam.masks import Masks, masks_from_bits
+from pipeline.sam.networks import Network, require_finite
 from pipeline.sam.options import REFERENCE, GeneratorOptions
-from pipeline.sam.packed import boxes_of, count_pixels, greedy_nms, pack_above
+from pipeline.sam.packed import count_pixels, greedy_nms, inclusive_boxes
+from pipeline.sam.small_regions import tidy_masks
 
-__all__ = ["REFERENCE", "GeneratorOptions", "Masks", "encode_image", "generate_masks", "point_grid"]
+__all__ = [
+    "REFERENCE",
+    "GeneratorOptions",
+    "Masks",
+    "Views",
+    "generate_masks",
+    "masks_of_views",
+    "point_grid",
+    "prepare_views",
+]
 
-BoolArray = npt.NDArray[np.bool_]
-_CHUNK = 32  # masks at full size at once; more outgrow the cache
+# Bytes of logits at full size that are thresholded at once: more outgrow the caches of a CPU, a
+# GPU wants few launches.
+_CPU_BYTES, _CUDA_BYTES = 48 << 20, 1 << 30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Masks:
-    """The masks of one image, best predicted IoU first; columns of equal length N >= 0."""
+@dataclass(frozen=True, slots=True)
+class Views:
+    """One image, ready to be encoded: itself and its crops."""
 
-    masks: BoolArray
-    """Shape (N, H, W)."""
-    predicted_iou: npt.NDArray[np.float32]
-    """SAM's own estimate, shape (N,), about [0, 1]."""
-    stability_score: npt.NDArray[np.float32]
-    """IoU of the mask under two logit cut-offs, shape (N,), in [0, 1]."""
-    box: npt.NDArray[np.int32]
-    """XYXY, half-open, pixels, shape (N, 4)."""
-    area: npt.NDArray[np.int32]
-    """Pixels of the mask, shape (N,)."""
-    point: npt.NDArray[np.float32]
-    """The prompt, (x, y) in pixels, shape (N, 2)."""
-    num_dropped: int = 0
-    """Masks beyond `max_candidates`, which are not in the columns."""
-
-    def __post_init__(self) -> None:
-        lengths = {f.name: len(getattr(self, f.name)) for f in fields(self)[:6]}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"columns of different lengths: {lengths}")
+    size: tuple[int, int]
+    """(H, W) of the image, pixels."""
+    crops: list[Crop]
+    """The whole image first."""
+    prepared: list[torch.Tensor]
+    """What the network's `prepare` gave for each crop."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Masks on their way to `Masks`, packed: shape (N, H, P) bits and their columns."""
+    """Masks on their way to `Masks`."""
 
-    bits: npt.NDArray[np.uint8]
+    bits: npt.NDArray[np.uint8]  # (N, H, P)
+    box: npt.NDArray[np.float32]  # (N, 4) XYXY, inclusive
     predicted_iou: npt.NDArray[np.float32]
     stability_score: npt.NDArray[np.float32]
-    point: npt.NDArray[np.float64]
+    point: npt.NDArray[np.float64]  # (N, 2)
+    crop_area: npt.NDArray[np.float32]
 
     def select(self, rows: npt.NDArray[Any]) -> "_Rows":
         """Give the rows of a mask or an index array."""
-        return _Rows(
-            self.bits[rows], self.predicted_iou[rows], self.stability_score[rows], self.point[rows]
+        return _Rows(*(column[rows] for column in self.columns()))
+
+    def columns(self) -> tuple[npt.NDArray[Any], ...]:
+        """Give all columns in the order of the fields."""
+        return (
+            self.bits,
+            self.box,
+            self.predicted_iou,
+            self.stability_score,
+            self.point,
+            self.crop_area,
         )
 
 
@@ -87,152 +96,101 @@ def point_grid(points_per_side: int, height: int, width: int) -> npt.NDArray[np.
     return grid * np.asarray([width, height], np.float64)
 
 
-def scaled_size(height: int, width: int, longest: int) -> tuple[int, int]:
-    """Give (H, W) after scaling the longer side to `longest`, rounded half up as SAM does."""
-    scale = longest * 1.0 / max(height, width)
-    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+def _points_of(crop: Crop, options: GeneratorOptions) -> npt.NDArray[np.float64]:
+    """Give a crop's points, (x, y) in pixels of the crop."""
+    height, width = crop.size
+    if options.point_grids is not None:
+        grid = np.asarray(options.point_grids[crop.layer], np.float64)
+        return grid * np.asarray([width, height], np.float64)
+    assert options.points_per_side is not None
+    assert options.crop_n_points_downscale_factor is not None
+    fewer: int = options.crop_n_points_downscale_factor**crop.layer
+    return point_grid(max(1, options.points_per_side // fewer), height, width)
 
 
-@torch.inference_mode()
-def encode_image(sam: Any, image: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Scale, normalise, pad and encode one image.
-
-    Args:
-        sam: A `segment_anything` Sam.
-        image: Shape (H, W, 3), RGB.
-
-    Returns:
-        The embedding, shape (1, C, h, w), float32, on the model's device.
-
-    Raises:
-        SemiresError: If the embedding is not finite.
-    """
-    height, width = scaled_size(image.shape[0], image.shape[1], sam.image_encoder.img_size)
-    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(picture)).to(sam.device).permute(2, 0, 1).contiguous()
-    embedding: torch.Tensor = sam.image_encoder(sam.preprocess(pixels[None]))
-    if not bool(torch.isfinite(embedding).all()):
-        raise SemiresError("SAM's image embedding is not finite, the checkpoint is damaged")
-    return embedding
+def _pack_above(logits: torch.Tensor, cutoff: float) -> npt.NDArray[np.uint8]:
+    """Threshold logits (N, H, W) and pack each row's bits, shape (N, H, P)."""
+    if logits.device.type == "cpu":
+        return np.packbits(logits.numpy() > np.float32(cutoff), axis=-1)
+    above = torch.nn.functional.pad(logits > cutoff, (0, -logits.shape[-1] % 8))
+    places = 2 ** torch.arange(7, -1, -1, device=logits.device, dtype=torch.uint8)
+    packed = (above.unflatten(-1, (-1, 8)) * places).sum(-1, dtype=torch.uint8)
+    return np.asarray(packed.cpu().numpy())
 
 
-def _decode_reference(
-    sam: Any, embedding: torch.Tensor, sparse: torch.Tensor, thresh: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Decode with segment-anything's own code, then keep what passes the predicted IoU."""
-    dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-    logits, iou = sam.mask_decoder(
-        image_embeddings=embedding,
-        image_pe=sam.prompt_encoder.get_dense_pe(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense.expand(len(sparse), -1, *embedding.shape[2:]),
-        multimask_output=True,
-    )
-    wanted = torch.nonzero(_passes(iou, thresh))
-    return logits[wanted[:, 0], wanted[:, 1]], iou, wanted
-
-
-def _decode_fast(
-    sam: Any, embedding: torch.Tensor, sparse: torch.Tensor, thresh: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Decode with our decoder, drawing only points of which some mask passes."""
-    iou, rows, pixels = decode_tokens(sam, embedding, sparse)
-    passes = _passes(iou, thresh)
-    points = torch.nonzero(passes.any(1))[:, 0]
-    logits = draw_masks(sam, embedding, rows[points], pixels[points])
-    return logits[passes[points]], iou, torch.nonzero(passes)
-
-
-def _passes(iou: torch.Tensor, thresh: float) -> torch.Tensor:
-    """Tell which predicted IoUs are kept; like the original, 0 switches the filter off."""
-    if not bool(torch.isfinite(iou).all()):
-        raise SemiresError("SAM's predicted IoU is not finite, the checkpoint is damaged")
-    return iou > thresh if thresh > 0 else torch.ones_like(iou, dtype=torch.bool)
-
-
-def _draw_full(
-    sam: Any, logits: torch.Tensor, input_size: tuple[int, int], size: tuple[int, int]
-) -> torch.Tensor:
-    """Scale logits (N, h, w) to the image, (N, H, W), as `Sam.postprocess_masks` does."""
-    side = sam.image_encoder.img_size
-    full = F.interpolate(logits[:, None], (side, side), mode="bilinear", align_corners=False)
-    full = full[..., : input_size[0], : input_size[1]]
-    if full.shape[2:] != size:  # to the same size it is the identity
-        full = F.interpolate(full, size, mode="bilinear", align_corners=False)
-    return full[:, 0]
-
-
-def _stable(
-    sam: Any,
-    logits: torch.Tensor,
-    input_size: tuple[int, int],
-    size: tuple[int, int],
-    options: GeneratorOptions,
-) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
-    """Draw masks at full size a few at a time; give bits, stability, and which are kept."""
-    offset, thresh = options.stability_score_offset, options.stability_score_thresh
-    assert offset is not None
+def _filter_drawn(
+    network: Network, logits: torch.Tensor, size: tuple[int, int], options: GeneratorOptions
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Draw masks at full size; give bits and stability of those kept, and which they are."""
+    thresh, offset = options.stability_score_thresh, options.stability_score_offset
     assert thresh is not None
-    for start in range(0, len(logits), _CHUNK):
-        full = _draw_full(sam, logits[start : start + _CHUNK], input_size, size)
-        inner = count_pixels(pack_above(full, sam.mask_threshold + offset))
-        outer = count_pixels(pack_above(full, sam.mask_threshold - offset))
-        bits = pack_above(full, sam.mask_threshold)
-        with np.errstate(invalid="ignore"):
-            score = np.divide(inner, outer, dtype=np.float64).astype(np.float32)
-        kept = (score >= thresh) & (count_pixels(bits) > 0)  # NaN, an empty mask, is not kept
-        yield bits[kept], score[kept], kept
+    assert offset is not None
+    full = network.draw(logits, size)
+    inner = count_pixels(_pack_above(full, network.mask_threshold + offset))
+    outer = count_pixels(_pack_above(full, network.mask_threshold - offset))
+    with np.errstate(invalid="ignore"):
+        score = inner.astype(np.float32) / outer.astype(np.float32)
+    kept = score >= thresh if thresh > 0 else np.ones(len(score), np.bool_)  # NaN is not kept
+    bits = _pack_above(full, network.mask_threshold)
+    return bits[kept], np.nan_to_num(score[kept]), kept
 
 
-def _prompt(sam: Any, points: npt.NDArray[np.float64], scale: tuple[float, float]) -> torch.Tensor:
-    """Embed one positive point per prompt, in double precision as the original does."""
-    scaled = torch.as_tensor(points * np.asarray(scale), device=sam.device)[:, None]
-    labels = torch.ones(len(points), 1, dtype=torch.int, device=sam.device)
-    sparse: torch.Tensor = sam.prompt_encoder((scaled, labels), boxes=None, masks=None)[0]
-    return sparse
-
-
-def _decode_grid(
-    sam: Any,
-    embedding: torch.Tensor,
+def _decode_batch(
+    network: Network,
+    embedding: Any,
     points: npt.NDArray[np.float64],
     size: tuple[int, int],
     options: GeneratorOptions,
-) -> _Rows:
-    """Run every point and keep the masks that pass predicted IoU and stability."""
-    thresh, step = options.pred_iou_thresh, options.points_per_batch
+) -> tuple[npt.NDArray[Any], ...]:
+    """Give bits, predicted IoU, stability and points of the masks that pass both filters."""
+    thresh = options.pred_iou_thresh
     assert thresh is not None
+
+    def select(iou: torch.Tensor) -> torch.Tensor:
+        require_finite(iou, "predicted IoU")
+        return iou > thresh if thresh > 0 else torch.ones_like(iou, dtype=torch.bool)
+
+    decoded = network.decode(embedding, points, size, select)
+    logits = require_finite(decoded.logits, "mask logits")
+    budget = _CPU_BYTES if logits.device.type == "cpu" else _CUDA_BYTES
+    step = max(1, budget // (4 * size[0] * size[1]))
+    drawn = [
+        _filter_drawn(network, logits[start : start + step], size, options)
+        for start in range(0, len(logits), step)
+    ]
+    if not drawn:
+        none = np.zeros(0, np.float32)
+        packed = np.zeros((0, size[0], -(-size[1] // 8)), np.uint8)
+        return packed, none, none, np.zeros((0, 2), np.float64)
+    bits, score, kept = (np.concatenate(column) for column in zip(*drawn, strict=True))
+    rows = decoded.wanted.cpu().numpy()[kept]
+    predicted = decoded.predicted_iou.cpu().numpy()[rows[:, 0], rows[:, 1]]
+    return bits, predicted, score, points[rows[:, 0]]
+
+
+def _rows_of_crop(
+    network: Network, embedding: Any, crop: Crop, image: tuple[int, int], options: GeneratorOptions
+) -> _Rows:
+    """Find the masks of a crop, drop duplicates, and lay them into the image."""
+    step, thresh = options.points_per_batch, options.box_nms_thresh
     assert step is not None
-    decode = _decode_fast if options.profile == "fast" else _decode_reference
-    input_size = scaled_size(*size, sam.image_encoder.img_size)
-    scale = (input_size[1] / size[1], input_size[0] / size[0])
-    parts = [_no_rows(size)]
-    for start in range(0, len(points), step):
-        batch = points[start : start + step]
-        logits, iou, wanted = decode(sam, embedding, _prompt(sam, batch, scale), thresh)
-        if not bool(torch.isfinite(logits).all()):
-            raise SemiresError("SAM's mask logits are not finite, the checkpoint is damaged")
-        if not len(logits):
-            continue
-        drawn = list(_stable(sam, logits, input_size, size, options))
-        kept = np.concatenate([keep for _, _, keep in drawn])
-        rows = wanted.cpu().numpy()[kept]
-        predicted = iou.cpu().numpy()[rows[:, 0], rows[:, 1]]
-        bits = np.concatenate([bits for bits, _, _ in drawn])
-        parts.append(
-            _Rows(bits, predicted, np.concatenate([s for _, s, _ in drawn]), batch[rows[:, 0]])
-        )
-    columns = zip(
-        *((p.bits, p.predicted_iou, p.stability_score, p.point) for p in parts), strict=True
-    )
-    return _Rows(*(np.concatenate(column) for column in columns))
-
-
-def _no_rows(size: tuple[int, int]) -> _Rows:
-    """Give zero masks of an image of (H, W)."""
-    none = np.zeros(0, np.float32)
+    assert thresh is not None
+    points = _points_of(crop, options)
+    batches = [
+        _decode_batch(network, embedding, points[start : start + step], crop.size, options)
+        for start in range(0, len(points), step)
+    ]
+    bits, predicted, stability, point = map(np.concatenate, zip(*batches, strict=True))
+    box = inclusive_boxes(bits, crop.size[1])
+    whole = np.flatnonzero(~cut_by_crop(box + crop.offset, crop, image))
+    kept = whole[greedy_nms(box[whole], predicted[whole], thresh)]
     return _Rows(
-        np.zeros((0, size[0], -(-size[1] // 8)), np.uint8), none, none, np.zeros((0, 2), np.float64)
+        bits=uncrop(bits[kept], crop, image),
+        box=box[kept] + crop.offset,
+        predicted_iou=predicted[kept],
+        stability_score=stability[kept],
+        point=point[kept] + crop.offset[:2],
+        crop_area=np.full(len(kept), crop.size[0] * crop.size[1], np.float32),
     )
 
 
@@ -242,45 +200,116 @@ def _check_image(image: npt.NDArray[np.uint8]) -> None:
         raise ValueError(f"expected an image (H, W, 3) of uint8, got {image.shape} {image.dtype}")
 
 
+def prepare_views(
+    network: Network, image: npt.NDArray[np.uint8], options: GeneratorOptions
+) -> Views:
+    """Crop and scale one image for `masks_of_views`; on the CPU alone, safe in a thread.
+
+    Args:
+        network: What will encode it.
+        image: Shape (H, W, 3), RGB, of any size from 1 x 1.
+        options: What is None takes the value of `REFERENCE`.
+
+    Raises:
+        ConfigError: If there are fewer point grids than crop layers.
+        ValueError: If the image has another shape or dtype.
+    """
+    _check_image(image)
+    options = options.filled(REFERENCE)
+    layers, overlap = options.crop_n_layers, options.crop_overlap_ratio
+    assert layers is not None
+    assert overlap is not None
+    grids = options.point_grids
+    if grids is not None and len(grids) != layers + 1:
+        raise ConfigError(
+            f"point_grids must hold a grid per crop layer, {layers + 1}, got {len(grids)}"
+        )
+    size = (image.shape[0], image.shape[1])
+    crops = crops_of(size, layers, overlap)
+    parts = [image[crop.top : crop.bottom, crop.left : crop.right] for crop in crops]
+    return Views(size, crops, [network.prepare(part) for part in parts])
+
+
 @torch.inference_mode()
+def masks_of_views(
+    network: Network, images: Sequence[Views], options: GeneratorOptions = REFERENCE
+) -> list[Masks]:
+    """Find the masks of images, encoding `images_per_batch` of their crops at once.
+
+    Where images differ in what their networks read of them, they are still of one size padded.
+
+    Raises:
+        SemiresError: If the network's outputs are not finite.
+    """
+    options = options.filled(REFERENCE)
+    step = options.images_per_batch
+    assert step is not None
+    prepared = [one for views in images for one in views.prepared]
+    embeddings: list[Any] = []
+    for start in range(0, len(prepared), step):
+        embeddings += network.encode(prepared[start : start + step])
+    found, first = [], 0
+    for views in images:
+        count = len(views.crops)
+        found.append(_masks_of_image(network, views, embeddings[first : first + count], options))
+        first += count
+    return found
+
+
+def _masks_of_image(
+    network: Network, views: Views, embeddings: list[Any], options: GeneratorOptions
+) -> Masks:
+    """Gather the masks of an image's crops, drop duplicates between them, tidy, cap."""
+    between, within = options.crop_nms_thresh, options.box_nms_thresh
+    assert between is not None
+    assert within is not None
+    parts = [
+        _rows_of_crop(network, embedding, crop, views.size, options)
+        for embedding, crop in zip(embeddings, views.crops, strict=True)
+    ]
+    rows = _Rows(*map(np.concatenate, zip(*(part.columns() for part in parts), strict=True)))
+    if options.crop_n_layers:  # the masks of smaller crops are preferred
+        rows = rows.select(greedy_nms(rows.box, np.float32(1) / rows.crop_area, between))
+    if options.min_mask_region_area and len(rows.bits):
+        bits, kept = tidy_masks(
+            rows.bits, views.size[1], options.min_mask_region_area, max(within, between)
+        )
+        rows = replace(rows.select(kept), bits=bits)
+    count = len(rows.bits)
+    if options.max_candidates is not None and count > options.max_candidates:
+        best = np.argsort(-rows.predicted_iou, kind="stable")[: options.max_candidates]
+        rows = rows.select(np.sort(best))
+    return masks_from_bits(
+        rows.bits,
+        views.size[1],
+        rows.predicted_iou,
+        rows.stability_score,
+        rows.point.astype(np.float32),
+        num_dropped=count - len(rows.bits),
+    )
+
+
 def generate_masks(
-    sam: Any, image: npt.NDArray[np.uint8], options: GeneratorOptions = REFERENCE
+    network: Network, image: npt.NDArray[np.uint8], options: GeneratorOptions = REFERENCE
 ) -> Masks:
     """Find every mask of one image.
 
-    Departs from `SamAutomaticMaskGenerator` where an image has masks without a pixel: they are
-    dropped also when the stability filter is off. Boxes are half-open here.
+    Departs from `SamAutomaticMaskGenerator` in how a result is told: boxes are half-open, a score
+    of 0 divided by 0 is 0, and no mask in any crop is a result instead of an error.
 
     Args:
-        sam: A `segment_anything` Sam in evaluation mode.
+        network: In evaluation mode.
         image: Shape (H, W, 3), RGB, of any size from 1 x 1.
         options: What is None takes the value of `REFERENCE`; fill in the model entry's own
             defaults with `options.filled(SAM_MODELS[name].options)` first.
 
     Returns:
-        The masks, best predicted IoU first; there may be none.
+        The masks, in the order of the original: best predicted IoU first, with crops by crop, with
+        `min_mask_region_area` those without a small region first. There may be none, and with the
+        filters off there may be masks without a pixel.
 
     Raises:
-        SemiresError: If the model's outputs are not finite.
+        SemiresError: If the network's outputs are not finite.
         ValueError: If the image has another shape or dtype.
     """
-    _check_image(image)
-    options = options.filled(REFERENCE)
-    assert options.points_per_side is not None
-    assert options.box_nms_thresh is not None
-    size = (image.shape[0], image.shape[1])
-    points = point_grid(options.points_per_side, *size)
-    rows = _decode_grid(sam, encode_image(sam, image), points, size, options)
-    # The original compares inclusive boxes, one pixel narrower and lower.
-    inclusive = (boxes_of(rows.bits, size[1]) - [0, 0, 1, 1]).astype(np.float32)
-    kept = greedy_nms(inclusive, rows.predicted_iou, options.box_nms_thresh)
-    best = rows.select(kept[: options.max_candidates])
-    return Masks(
-        masks=np.unpackbits(best.bits, axis=2, count=size[1]).view(np.bool_),
-        predicted_iou=best.predicted_iou,
-        stability_score=best.stability_score,
-        box=boxes_of(best.bits, size[1]),
-        area=count_pixels(best.bits).astype(np.int32),
-        point=best.point.astype(np.float32),
-        num_dropped=len(kept) - len(best.bits),
-    )
+    return masks_of_views(network, [prepare_views(network, image, options)], options)[0]

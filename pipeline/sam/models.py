@@ -2,7 +2,7 @@
 
 import hashlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,14 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.sam import region_merging
-from pipeline.sam.generator import Masks, generate_masks
-from pipeline.sam.options import GeneratorOptions
+from pipeline.sam.generator import masks_of_views, prepare_views
+from pipeline.sam.hub_files import hub_sha256, resolve_hub
+from pipeline.sam.hub_sam import load_hub_sam
+from pipeline.sam.hub_sam2 import load_hub_sam2
+from pipeline.sam.hub_sam_hq import load_hub_sam_hq
+from pipeline.sam.masks import Masks
+from pipeline.sam.networks import SegmentAnything
+from pipeline.sam.options import FAST, REFERENCE, GeneratorOptions
 from pipeline.sam.tiny import WEIGHTS, load_vit_tiny_demo
 from pipeline.torchvision_ops import ensure_importable
 
@@ -26,25 +32,72 @@ from segment_anything import (  # noqa: E402 - imports torchvision
     build_sam_vit_l,
 )
 
+Image = npt.NDArray[np.uint8]
+
+
+def _runs_in_half(network: Any, options: GeneratorOptions) -> bool:
+    """Tell whether the network is to run in bfloat16: the fast profile, on a GPU."""
+    return options.profile == "fast" and torch.device(network.device).type == "cuda"
+
+
+def _as_network(sam: Any, options: GeneratorOptions) -> SegmentAnything:
+    """Let the generator drive a `segment_anything` Sam."""
+    fast = options.profile == "fast"
+    return SegmentAnything(
+        sam,
+        "fast" if fast else "reference",
+        half=_runs_in_half(sam, options),
+        compile_encoder=fast and bool(options.compile_encoder),
+    )
+
+
+def _in_precision(network: Any, options: GeneratorOptions) -> Any:
+    """Choose the precision of a network of `transformers`."""
+    half = _runs_in_half(network, options)
+    return type(network)(network.model, network.pixels, half=half)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamModel:
     """One SAM, or what stands in for it, that can be chosen by name."""
 
     build: Callable[[Path | None], Any]
-    """Checkpoint path -> `segment_anything` Sam in evaluation mode on the CPU; None if the entry
-    has no network."""
-    image_size: int
-    """Side of the square that the model reads, pixels; longer sides are scaled down to it."""
+    """Checkpoint -> a torch module in evaluation mode on the CPU; None if the entry has no
+    network."""
+    sha256: Callable[[Path | None], str]
+    """Checkpoint -> what names the weights by their content, for fingerprints."""
     options: GeneratorOptions
     """Thresholds that suit the model."""
     needs_checkpoint: bool
-    """Whether a file must be given; if not, the weights ship with the project or there are none."""
-    generate: Callable[[Any, npt.NDArray[np.uint8], GeneratorOptions], Masks] = generate_masks
-    """What `build` gave, an image (H, W, 3) uint8 RGB and options -> its masks."""
-    version: str | None = None
-    """Names the algorithm of an entry without weights; its options but `max_candidates` are
-    unused."""
+    """Whether one must be given; if not, the weights ship with the project or there are none."""
+    wrap: Callable[[Any, GeneratorOptions], Any] = _as_network
+    """What `build` gave, on its device -> the `Network` that the generator drives."""
+    prepare: Callable[[Any, Image, GeneratorOptions], Any] = prepare_views
+    """Network, image (H, W, 3) uint8 RGB, options -> what `generate` takes; safe in a thread."""
+    generate: Callable[[Any, Sequence[Any], GeneratorOptions], list[Masks]] = masks_of_views
+    """Network, prepared images, options -> the masks of each."""
+    has_network: bool = True
+    """If not, options but `max_candidates` are unused."""
+
+    def load(self, checkpoint: Path | None, device: str, options: GeneratorOptions) -> Any:
+        """Build the network on a device; None if the entry has none.
+
+        Raises:
+            ConfigError: If the checkpoint cannot be used.
+        """
+        module = self.build(checkpoint)
+        return None if module is None else self.wrap(module.to(device).eval(), options)
+
+    def masks_of(self, network: Any, image: Image, options: GeneratorOptions) -> Masks:
+        """Find the masks of one image (H, W, 3) uint8 RGB."""
+        return self.generate(network, [self.prepare(network, image, options)], options)[0]
+
+    def options_with(self, options: GeneratorOptions) -> GeneratorOptions:
+        """Fill what is open by the entry's options, then, if it has a network, by the profile's."""
+        filled = options.filled(self.options)
+        if not self.has_network:
+            return filled
+        return filled.filled(FAST if filled.profile == "fast" else REFERENCE)
 
 
 def _build_shipped(checkpoint: Path | None) -> Any:
@@ -58,11 +111,31 @@ def _build_nothing(checkpoint: Path | None) -> None:
         raise ConfigError(f"SAM model region_merging has no weights, got checkpoint {checkpoint}")
 
 
+def _file_sha256(checkpoint: Path | None) -> str:
+    """Hash a checkpoint file, or the shipped one."""
+    try:
+        with (WEIGHTS if checkpoint is None else checkpoint).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"cannot read SAM checkpoint {checkpoint}: {error.strerror}") from error
+
+
+def _version_sha256(checkpoint: Path | None) -> str:
+    """Hash the algorithm's version in the place of weights."""
+    _build_nothing(checkpoint)
+    return hashlib.sha256(region_merging.VERSION.encode()).hexdigest()
+
+
+def _as_it_is(_network: None, image: Image, _options: GeneratorOptions) -> Image:
+    """Prepare nothing."""
+    return image
+
+
 def _merge_regions(
-    _network: None, image: npt.NDArray[np.uint8], options: GeneratorOptions
-) -> Masks:
+    _network: None, images: Sequence[Image], options: GeneratorOptions
+) -> list[Masks]:
     """Find masks without a network."""
-    return region_merging.region_masks(image, options)
+    return [region_merging.region_masks(image, options) for image in images]
 
 
 def _builder(name: str, build: Callable[[], Any], embed_dim: int) -> Callable[[Path | None], Any]:
@@ -81,15 +154,27 @@ def _builder(name: str, build: Callable[[], Any], embed_dim: int) -> Callable[[P
             sam.load_state_dict(state, strict=True)
         except RuntimeError as error:
             raise ConfigError(
-                f"{checkpoint} lacks or adds parameters of SAM model {name}; download it again"
+                f"{checkpoint} {_what_differs(sam, state)} SAM model {name}; download it again"
             ) from error
         return sam.eval()
 
     return load
 
 
+def _what_differs(sam: Any, state: dict[str, torch.Tensor]) -> str:
+    """Name one parameter that is missing, one too many, or of another shape."""
+    own = sam.state_dict()
+    for names, verb in ((own.keys() - state.keys(), "lacks"), (state.keys() - own.keys(), "adds")):
+        if names:
+            return f"{verb} {len(names)} parameters, such as {min(names)}, of"
+    name = next(key for key in sorted(own) if own[key].shape != state[key].shape)
+    return f"has {name} of shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)} in"
+
+
 def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict without running any code that the file may hold."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, expected a .pth file; models hub_... take folders")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -114,23 +199,38 @@ def _published(name: str, build: Callable[[], Any]) -> SamModel:
     """Give the entry of one of Meta's SAMs, at the defaults of its own mask generator."""
     return SamModel(
         build=_builder(name, build, _EMBED_DIM[name]),
-        image_size=1024,
-        options=GeneratorOptions(
-            points_per_side=32,
-            points_per_batch=64,
-            pred_iou_thresh=0.88,
-            stability_score_thresh=0.95,
-            box_nms_thresh=0.7,
-            profile="reference",
-        ),
+        sha256=_file_sha256,
+        options=GeneratorOptions(),
         needs_checkpoint=True,
+    )
+
+
+def _from_hub(
+    name: str,
+    load: Callable[[Path], Any],
+    options: GeneratorOptions,
+    wrap: Callable[[Any, GeneratorOptions], Any],
+) -> SamModel:
+    """Give the entry of a family of `transformers`; a checkpoint is a folder or a hub's id."""
+
+    def folder(checkpoint: Path | None) -> Path:
+        if checkpoint is None:
+            raise ConfigError(f"SAM model {name} needs a folder or the id of a hub, got none")
+        return resolve_hub(checkpoint, name)
+
+    return SamModel(
+        build=lambda checkpoint: load(folder(checkpoint)),
+        sha256=lambda checkpoint: hub_sha256(folder(checkpoint)),
+        options=options,
+        needs_checkpoint=True,
+        wrap=wrap,
     )
 
 
 SAM_MODELS: dict[str, SamModel] = {
     "vit_tiny_demo": SamModel(
         build=_build_shipped,
-        image_size=256,
+        sha256=_file_sha256,
         options=GeneratorOptions(
             points_per_side=16,
             points_per_batch=16,  # what the decoder touches stays in the cache
@@ -139,21 +239,29 @@ SAM_MODELS: dict[str, SamModel] = {
             pred_iou_thresh=0.1,
             stability_score_thresh=0.0,
             box_nms_thresh=0.9,
+            images_per_batch=1,
             profile="fast",
         ),
         needs_checkpoint=False,
     ),
     "region_merging": SamModel(
         build=_build_nothing,
-        image_size=region_merging.LONGEST_SIDE,
+        sha256=_version_sha256,
         options=GeneratorOptions(),
         needs_checkpoint=False,
+        prepare=_as_it_is,
         generate=_merge_regions,
-        version=region_merging.VERSION,
+        has_network=False,
     ),
     "vit_b": _published("vit_b", build_sam_vit_b),
     "vit_l": _published("vit_l", build_sam_vit_l),
     "vit_h": _published("vit_h", build_sam_vit_h),
+    "hub_sam": _from_hub("hub_sam", load_hub_sam, GeneratorOptions(), _as_network),
+    "hub_sam_hq": _from_hub("hub_sam_hq", load_hub_sam_hq, GeneratorOptions(), _in_precision),
+    # SAM 2's own mask generator keeps masks from a predicted IoU of 0.8.
+    "hub_sam2": _from_hub(
+        "hub_sam2", load_hub_sam2, GeneratorOptions(pred_iou_thresh=0.8), _in_precision
+    ),
 }
 
 
@@ -165,8 +273,8 @@ def checkpoint_sha256(name: str, path: Path | None) -> str:
         path: The checkpoint, or None for the shipped one.
 
     Returns:
-        The SHA-256 of the file, or of the algorithm's version where an entry has no weights; 64
-        hexadecimal digits.
+        The SHA-256 of the file, of a folder's files, or of the algorithm's version where an entry
+        has no weights; 64 hexadecimal digits.
 
     Raises:
         ConfigError: If the name is unknown, the file is missing, or one is given for an entry
@@ -176,12 +284,4 @@ def checkpoint_sha256(name: str, path: Path | None) -> str:
         raise ConfigError(f"unknown SAM model {name!r}, choose from {', '.join(SAM_MODELS)}")
     if path is None and SAM_MODELS[name].needs_checkpoint:
         raise ConfigError(f"SAM model {name} needs a checkpoint file, got none")
-    version = SAM_MODELS[name].version
-    if version is not None:
-        SAM_MODELS[name].build(path)  # refuses a file
-        return hashlib.sha256(version.encode()).hexdigest()
-    try:
-        with (WEIGHTS if path is None else path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(f"cannot read SAM checkpoint {path}: {error.strerror}") from error
+    return SAM_MODELS[name].sha256(path)

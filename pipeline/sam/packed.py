@@ -1,18 +1,10 @@
-"""Masks as packed bits: threshold, count, box, and non-maximum suppression.
+"""Core: masks as packed bits: count, box, and non-maximum suppression.
 
 Shape legend: N masks, H and W rows and columns, P = ceil(W / 8) bytes of a packed row.
 """
 
 import numpy as np
 import numpy.typing as npt
-import torch
-
-
-def pack_above(logits: torch.Tensor, cutoff: float) -> npt.NDArray[np.uint8]:
-    """Threshold logits (N, H, W) and pack each row's bits, shape (N, H, P)."""
-    if logits.device.type == "cpu":
-        return np.packbits(logits.numpy() > np.float32(cutoff), axis=-1)
-    return np.packbits((logits > cutoff).cpu().numpy(), axis=-1)
 
 
 def count_pixels(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -25,7 +17,7 @@ def count_pixels(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def boxes_of(bits: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.int32]:
-    """Give the half-open boxes of packed masks that are not empty, XYXY, shape (N, 4)."""
+    """Give the half-open boxes of packed masks, XYXY, shape (N, 4); zeros for an empty mask."""
     if not len(bits):
         return np.zeros((0, 4), np.int32)
     rows = np.asarray(bits.any(axis=2))
@@ -36,7 +28,12 @@ def boxes_of(bits: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.int32]:
         width - columns[:, ::-1].argmax(1),
         rows.shape[1] - rows[:, ::-1].argmax(1),
     ]
-    return np.stack(ends, axis=1).astype(np.int32)
+    return np.stack(ends, axis=1).astype(np.int32) * rows.any(axis=1, keepdims=True)
+
+
+def inclusive_boxes(bits: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.float32]:
+    """Give boxes that end at the last pixel instead of behind it, as SAM compares them, (N, 4)."""
+    return np.maximum(boxes_of(bits, width) - [0, 0, 1, 1], 0).astype(np.float32)
 
 
 def greedy_nms(

@@ -17,9 +17,9 @@ from scipy import ndimage
 from skimage.color import rgb2lab
 from skimage.segmentation import felzenszwalb
 
-from pipeline.sam.generator import Masks
+from pipeline.sam.masks import Masks, masks_from_bits
 from pipeline.sam.options import GeneratorOptions
-from pipeline.sam.packed import boxes_of, count_pixels
+from pipeline.sam.packed import boxes_of
 
 VERSION = "region_merging 1"
 """Raised whenever the same image would give other masks or scores."""
@@ -288,12 +288,11 @@ def region_masks(image: npt.NDArray[np.uint8], options: GeneratorOptions) -> Mas
     bits = np.packbits(masks, axis=2)
     box = boxes_of(bits, image.shape[1])
     points = [_inner_point(*pair) for pair in zip(masks, box, strict=True)]
-    return Masks(
-        masks=masks,
+    return masks_from_bits(
+        bits,
+        image.shape[1],
         predicted_iou=score[: len(best)],
         stability_score=stability[best],
-        box=box,
-        area=count_pixels(bits).astype(np.int32),
         point=np.asarray(points, np.float32).reshape(-1, 2),
         num_dropped=len(kept) - len(best),
     )

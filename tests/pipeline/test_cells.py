@@ -88,7 +88,9 @@ def test_many_candidates_at_photo_size():
             for _ in range(1024)
         ]
     )
-    cells, kept = core.build_cells_capped(masks, rng.random(1024).astype(np.float32))
+    cells, kept = core.build_cells_capped(
+        np.packbits(masks, axis=2), masks.shape[2], rng.random(1024).astype(np.float32)
+    )
     assert np.array_equal(core.masks_of(cells), masks[kept])
 
 
@@ -99,7 +101,7 @@ def test_too_many_cells_drop_the_lowest_scored_masks(monkeypatch):
     score = np.array([0.1, 0.9, 0.3, 0.8, 0.7], np.float32)
     with pytest.raises(ValueError, match="5 cells, at most 3"):
         core.build_cells(masks)
-    cells, kept = core.build_cells_capped(masks, score)
+    cells, kept = core.build_cells_capped(np.packbits(masks, axis=2), masks.shape[2], score)
     assert kept.tolist() == [1, 3, 4]
     assert np.array_equal(core.masks_of(cells), masks[kept])
 

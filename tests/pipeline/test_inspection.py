@@ -41,7 +41,7 @@ def two_masks(size):
 
 def candidates_of(size):
     masks, iou = two_masks(size), np.array([0.9, 0.8], np.float32)
-    cells, kept = build_cells_capped(masks, iou)
+    cells, kept = build_cells_capped(np.packbits(masks, axis=2), masks.shape[2], iou)
     return Candidates(
         cells=cells,
         predicted_iou=iou[kept],
@@ -210,7 +210,8 @@ def test_a_page_of_rows(finished_run, tmp_path):
 
 
 def test_damage_is_found_mended_and_made_anew(finished_run, small_config, tmp_path):
-    from pipeline.candidate_stage import CandidatesConfig, sam_candidates
+    from pipeline.candidate_config import CandidatesConfig
+    from pipeline.candidate_stage import sam_candidates
     from pipeline.commands import Settings
 
     run_dir = tmp_path / "copy"

@@ -1,0 +1,95 @@
+"""The `candidates` section of stages.yaml."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pipeline.exchange import ImportConfig, source_sha256
+from pipeline.sam.models import SAM_MODELS, checkpoint_sha256
+from pipeline.sam.options import GeneratorOptions
+
+IMPORTED = "imported"
+"""Instead of an entry of `SAM_MODELS`: the masks are read from files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidatesConfig:
+    """The `candidates` section of stages.yaml."""
+
+    model: str = "vit_tiny_demo"
+    """An entry of `SAM_MODELS`, or `imported`: masks made before, see `masks`."""
+    checkpoint: Path | None = None
+    """Weights of the entry: a file, or for `hub_...` a folder or a hub's id; None where it ships
+    its own or has none."""
+    masks: ImportConfig | None = None
+    """For model `imported`: format and place of the masks."""
+    canvas: int = 640
+    """Longest side in pixels of stored masks, a multiple of 8; larger images are scaled down."""
+    shard_size: int = 64
+    """Images per shard and task."""
+    max_candidates: int = 256
+    """Candidates kept per image, those of the highest predicted IoU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where SAM runs; `auto` takes a GPU if there is one. What has no weights runs on the CPU."""
+    options: GeneratorOptions = field(default_factory=GeneratorOptions)
+    """Grid, thresholds and batch of the mask generator; None takes the model entry's value. An
+    entry without weights has none of them and refuses any."""
+
+    def __post_init__(self) -> None:
+        if self.model not in (*SAM_MODELS, IMPORTED):
+            known = ", ".join((*SAM_MODELS, IMPORTED))
+            raise ValueError(f"model: unknown {self.model!r}; known are {known}")
+        if (self.masks is None) == (self.model == IMPORTED):
+            given = "none" if self.masks is None else f"{self.masks.path}"
+            raise ValueError(f"masks: model {IMPORTED}, and no other, needs them, found {given}")
+        if self.needs_checkpoint and self.checkpoint is None:
+            raise ValueError(f"checkpoint: {self.model} needs one: a .pth file, or a hub's folder")
+        if self.canvas < 8 or self.canvas % 8:
+            raise ValueError(f"canvas: expected a multiple of 8 pixels, found {self.canvas}")
+        for name in ("shard_size", "max_candidates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if not self.has_network:
+            _refuse_unused(self)
+
+    @property
+    def has_network(self) -> bool:
+        """Whether a network makes the masks."""
+        return self.model in SAM_MODELS and SAM_MODELS[self.model].has_network
+
+    @property
+    def needs_checkpoint(self) -> bool:
+        """Whether the model comes without weights of its own."""
+        return self.model in SAM_MODELS and SAM_MODELS[self.model].needs_checkpoint
+
+
+def _refuse_unused(config: CandidatesConfig) -> None:
+    """Refuse what means nothing where no network makes the masks."""
+    if config.checkpoint is not None:
+        raise ValueError(f"checkpoint: {config.model} has no weights, found {config.checkpoint}")
+    for name, value in dataclasses.asdict(config.options).items():
+        if value is not None and name != "max_candidates":
+            raise ValueError(f"options.{name}: unused by model {config.model}, found {value!r}")
+
+
+def generator_options(config: CandidatesConfig) -> GeneratorOptions:
+    """Fill what the config leaves open: by the model's entry, then by Meta's defaults.
+
+    What has no network reads `max_candidates` alone, the others stay None.
+    """
+    filled = config.options
+    if config.model in SAM_MODELS:
+        filled = SAM_MODELS[config.model].options_with(filled)
+    return dataclasses.replace(filled, max_candidates=config.max_candidates)
+
+
+def source_of_masks(config: CandidatesConfig) -> str:
+    """Name by content what makes the masks, weights or files, 64 hexadecimal digits.
+
+    Raises:
+        ConfigError: If it is missing or of another model.
+    """
+    if config.masks is not None:
+        return source_sha256(config.masks)
+    return checkpoint_sha256(config.model, config.checkpoint)
