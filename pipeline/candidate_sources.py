@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.sam.masks import Masks
 from pipeline.sam.models import SAM_MODELS
 from pipeline.sam.options import GeneratorOptions
 
+_LOG = logging.getLogger(__name__)
 Images = npt.NDArray[np.int64]
 MasksOrError = tuple[int, Masks | ItemError]
 """Manifest row of an image, and its masks, or why it has none."""
@@ -106,8 +108,10 @@ def _from_files(
     """Read the masks of one image after another."""
     for image in images.tolist():
         try:
-            masks = opened.masks_of(image, canvas_size(manifest.size_of(image), config.canvas))
+            found = opened.read(image, canvas_size(manifest.size_of(image), config.canvas))
         except ItemError as error:
             yield image, error
             continue
-        yield image, best_masks(masks, config.max_candidates)
+        for note in found.notes:
+            _LOG.warning(note)
+        yield image, best_masks(found.masks, config.max_candidates)

@@ -52,11 +52,11 @@ def export_coco(store: Path, path: Path, rows: list[int] | None = None) -> int:
         file.write('{"annotations": [')
         for row in _written(opened, rows):
             image = opened.image(row)
+            height, width = opened.mask_size(row)  # also where there is no annotation
+            images[image] = {"id": image, "file_name": opened.manifest.image_path[image],
+                             "height": height, "width": width}  # fmt: skip
             for annotation in annotate(opened, row):
                 count += 1
-                height, width = annotation["segmentation"]["size"]
-                images[image] = {"id": image, "file_name": opened.manifest.image_path[image],
-                                 "height": height, "width": width}  # fmt: skip
                 entry = {"id": count, "image_id": image, "iscrowd": 0, "category_id": 1,
                          **annotation}  # fmt: skip
                 file.write(("," if count > 1 else "") + "\n" + json.dumps(entry))

@@ -25,7 +25,7 @@ State = Literal["written", "failed", "unwritten"]
 
 # Array that only this kind has; columns of one number a row, the manifest's row first.
 _KINDS = {
-    "candidates": ("cells", ("image", "num_candidates")),
+    "candidates": ("cells", ("image", "num_candidates", "size")),
     "teacher": ("logit", ("expression", "valid", "confidence")),
     "labels": ("mask", ("expression", "source", "size", "score")),
 }
@@ -128,9 +128,14 @@ class StoreRows:
         with self.guarded(row):
             return self._candidates.read(row)
 
+    def mask_size(self, row: int) -> tuple[int, int]:
+        """Give (H, W) of the masks of a written row of candidates or labels."""
+        height, width = (int(side) for side in self.scalar("size", row))
+        return height, width
+
     def label(self, row: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32], str]:
         """Give mask (H, W), weight (H, W) in [0, 1] and strategy of a written row."""
-        height, width = (int(side) for side in self.scalar("size", row))
+        height, width = self.mask_size(row)
         packed = self.array("mask", row)[:height]
         weight = self.array("weight", row)[:height, :width]
         with self.guarded(row):

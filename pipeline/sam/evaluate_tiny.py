@@ -59,23 +59,20 @@ SOURCES: dict[str, Callable[[int], Iterator[Labelled]]] = {
 }
 
 
-def best_iou(truth: BoolArray, masks: BoolArray) -> npt.NDArray[np.float64]:
-    """Give each true mask's IoU with the candidate that fits it best.
-
-    Args:
-        truth: Shape (N, H, W).
-        masks: Candidates, shape (M, H, W); there may be none.
-
-    Returns:
-        Shape (N,), in [0, 1]; zeros if there is no candidate.
-    """
-    if not len(masks):
-        return np.zeros(len(truth))
-    wanted = truth.reshape(len(truth), -1).astype(np.float32)
-    found = masks.reshape(len(masks), -1).astype(np.float32)
+def ious(truth: BoolArray, masks: BoolArray) -> npt.NDArray[np.float64]:
+    """Give the IoU of every true mask (N, H, W) with every candidate (M, H, W), (N, M)."""
+    wanted = truth.reshape(len(truth), truth[0].size if len(truth) else 0).astype(np.float32)
+    found = masks.reshape(len(masks), masks[0].size if len(masks) else 0).astype(np.float32)
+    if not len(wanted) or not len(found):
+        return np.zeros((len(wanted), len(found)))
     both = wanted @ found.T
     either = wanted.sum(1)[:, None] + found.sum(1)[None] - both
-    return np.asarray((both / np.maximum(either, 1)).max(1), np.float64)
+    return np.asarray(both / np.maximum(either, 1), np.float64)
+
+
+def best_iou(truth: BoolArray, masks: BoolArray) -> npt.NDArray[np.float64]:
+    """Give each true mask's IoU with the candidate that fits it best, (N,); 0 if there is none."""
+    return np.asarray(ious(truth, masks).max(1, initial=0))
 
 
 def evaluate(

@@ -97,6 +97,22 @@ def test_exported_masks_come_back_through_the_stage(tmp_path):
             assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
+def test_an_image_without_candidates_stays_one(tmp_path):
+    images = [next(scene_images(1)), np.full((40, 50, 3), 90, np.uint8)]
+    run_dir = make_run(tmp_path, images)
+    sam_candidates(CandidatesConfig(model="region_merging"), run_dir)
+    path = tmp_path / "masks.json"
+    export_coco(RunPaths(run_dir).candidates, path)
+    other_dir = tmp_path / "other"
+    shutil.copytree(run_dir / "manifest", other_dir / "manifest")
+    section = {"model": "imported", "masks": {"format": "coco", "path": str(path)}}
+    summary = sam_candidates(parse_config(CandidatesConfig, section, "candidates"), other_dir)
+    assert summary.failures == ()
+    counts = [found.cells.num_candidates for found in read_all(other_dir, 2)]
+    assert counts[0] > 10
+    assert counts[1] == 0
+
+
 def test_other_masks_are_another_fingerprint(tmp_path):
     run_dir = make_run(tmp_path, list(scene_images(1)))
     masks = np.zeros((1, 80, 110), np.bool_)
