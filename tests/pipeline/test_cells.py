@@ -106,6 +106,35 @@ def test_too_many_cells_drop_the_lowest_scored_masks(monkeypatch):
     assert np.array_equal(core.masks_of(cells), masks[kept])
 
 
+def test_as_many_cells_as_16_bits_number():
+    """16 masks, the bits of the pixel's number, cut 65 536 pixels into as many cells."""
+    number = np.arange(1 << 16).reshape(256, 256)
+    masks = np.array([(number >> bit) & 1 for bit in range(16)], np.bool_)
+    cells = core.build_cells(masks)
+    assert cells.num_cells == core.MAX_CELLS + 1
+    assert np.array_equal(core.masks_of(cells), masks)
+
+
+def test_one_mask_too_many_is_dropped():
+    number = np.arange(1 << 17).reshape(256, 512)
+    masks = np.array([(number >> bit) & 1 for bit in range(17)], np.bool_)
+    score = np.linspace(0.5, 0.9, 17, dtype=np.float32)
+    cells, kept = core.build_cells_capped(np.packbits(masks, axis=2), 512, score)
+    assert kept.tolist() == list(range(1, 17))
+    assert np.array_equal(core.masks_of(cells), masks[1:])
+
+
+@given(st.one_of(MASKS, nested_masks()))
+@settings(max_examples=50, deadline=None)
+def test_equal_hashes_of_unequal_columns_lose_nothing(masks):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "_ODD", np.uint64(0))  # every column has the hash 0
+        cells = core.build_cells(masks)
+    expected = core.build_cells(masks)
+    assert np.array_equal(cells.cells, expected.cells)
+    assert np.array_equal(cells.membership, expected.membership)
+
+
 def test_a_label_of_another_size_is_refused():
     cells = core.build_cells(np.ones((1, 3, 4), np.bool_))
     with pytest.raises(ValueError, match=r"size \(3, 4\), the label is \(4, 3\)"):
