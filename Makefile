@@ -8,13 +8,15 @@ ROUND ?= 1
 STRATEGY ?=
 SPLIT ?= val
 FOLDS ?= 4
+PHOTOS ?=
+POLYGONS ?=
 WORKERS ?= 2
 RUN_OPTIONS := --config $(CONFIG) --run-dir $(RUN)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint fix clean-demo stage-data stage-sam-candidates \
 	stage-teacher stage-refine stage-calibrate stage-train stage-evaluate rounds inspect \
-	bench-refine bench-calibrate bench-strategies
+	bench-refine bench-calibrate bench-strategies bench-equality bench-sam bench-oracle
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -89,3 +91,13 @@ bench-calibrate: setup ## hundreds of settings on a thousand expressions
 
 bench-strategies: setup ## every strategy and weight on round ROUND of RUN, against the truth
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.strategies --run-dir $(RUN) --round $(ROUND)
+
+bench-equality: setup ## masks of both profiles beside segment-anything's own generator; PHOTOS=folder adds photos
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sam_equality $(if $(PHOTOS),--photos $(PHOTOS))
+
+bench-sam: setup ## speed beside segment-anything's own generator; bytes and build time of cells; PHOTOS=folder
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sam_speed $(if $(PHOTOS),--photos $(PHOTOS))
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.candidate_stores $(if $(PHOTOS),--photos $(PHOTOS))
+
+bench-oracle: setup ## the best candidate of every true mask; POLYGONS=photos.jsonl adds photos
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.oracle $(if $(POLYGONS),--photos $(POLYGONS))

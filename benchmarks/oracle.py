@@ -31,6 +31,10 @@ CANVAS = 640
 ENTRIES: dict[str, tuple[str, GeneratorOptions]] = {
     "vit_tiny_demo": ("vit_tiny_demo", GeneratorOptions()),
     "vit_tiny_demo, 24 x 24 points": ("vit_tiny_demo", GeneratorOptions(points_per_side=24)),
+    "vit_tiny_demo, crops": (
+        "vit_tiny_demo",
+        GeneratorOptions(crop_n_layers=1, crop_n_points_downscale_factor=2, crop_nms_thresh=0.9),
+    ),
     "region_merging": ("region_merging", GeneratorOptions()),
 }
 

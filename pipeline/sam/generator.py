@@ -112,10 +112,15 @@ def _pack_above(logits: torch.Tensor, cutoff: float) -> npt.NDArray[np.uint8]:
     """Threshold logits (N, H, W) and pack each row's bits, shape (N, H, P)."""
     if logits.device.type == "cpu":
         return np.packbits(logits.numpy() > np.float32(cutoff), axis=-1)
-    above = torch.nn.functional.pad(logits > cutoff, (0, -logits.shape[-1] % 8))
-    places = 2 ** torch.arange(7, -1, -1, device=logits.device, dtype=torch.uint8)
-    packed = (above.unflatten(-1, (-1, 8)) * places).sum(-1, dtype=torch.uint8)
-    return np.asarray(packed.cpu().numpy())
+    return np.asarray(_pack_on_device(logits > cutoff).cpu().numpy())
+
+
+def _pack_on_device(above: torch.Tensor) -> torch.Tensor:
+    """Pack rows (…, W) of a bool tensor as `np.packbits` does, so that an eighth is copied."""
+    padded = torch.nn.functional.pad(above.to(torch.uint8), (0, -above.shape[-1] % 8))
+    places = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=above.device)
+    packed: torch.Tensor = (padded.unflatten(-1, (-1, 8)) * places).sum(-1, dtype=torch.uint8)
+    return packed
 
 
 def _filter_drawn(

@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.sam import region_merging
+from pipeline.sam import region_merging, tiny_regions
 from pipeline.sam.generator import masks_of_views, prepare_views
 from pipeline.sam.hub_files import hub_sha256, resolve_hub
 from pipeline.sam.hub_sam import load_hub_sam
@@ -126,6 +126,12 @@ def _version_sha256(checkpoint: Path | None) -> str:
     return hashlib.sha256(region_merging.VERSION.encode()).hexdigest()
 
 
+def _shipped_and_regions_sha256(checkpoint: Path | None) -> str:
+    """Hash the small SAM's weights together with the version of what is done with its masks."""
+    named = f"{_file_sha256(checkpoint)} {tiny_regions.VERSION}"
+    return hashlib.sha256(named.encode()).hexdigest()
+
+
 def _as_it_is(_network: None, image: Image, _options: GeneratorOptions) -> Image:
     """Prepare nothing."""
     return image
@@ -227,22 +233,33 @@ def _from_hub(
     )
 
 
+_TINY = GeneratorOptions(
+    points_per_side=16,
+    points_per_batch=16,  # what the decoder touches stays in the cache
+    # Nearly off, because large background regions get the highest predicted IoU, and thin
+    # parts are never stable: NMS alone leaves about 130 candidates.
+    pred_iou_thresh=0.1,
+    stability_score_thresh=0.0,
+    box_nms_thresh=0.9,
+    images_per_batch=1,
+    profile="fast",
+)
+"""What suits the small SAM."""
+
 SAM_MODELS: dict[str, SamModel] = {
     "vit_tiny_demo": SamModel(
         build=_build_shipped,
         sha256=_file_sha256,
-        options=GeneratorOptions(
-            points_per_side=16,
-            points_per_batch=16,  # what the decoder touches stays in the cache
-            # Nearly off, because large background regions get the highest predicted IoU, and thin
-            # parts are never stable: NMS alone leaves about 130 candidates.
-            pred_iou_thresh=0.1,
-            stability_score_thresh=0.0,
-            box_nms_thresh=0.9,
-            images_per_batch=1,
-            profile="fast",
-        ),
+        options=_TINY,
         needs_checkpoint=False,
+    ),
+    "vit_tiny_regions": SamModel(
+        build=_build_shipped,
+        sha256=_shipped_and_regions_sha256,
+        options=replace(_TINY, points_per_side=10),  # with regions more points find little more
+        needs_checkpoint=False,
+        prepare=tiny_regions.prepare,
+        generate=tiny_regions.generate,
     ),
     "region_merging": SamModel(
         build=_build_nothing,

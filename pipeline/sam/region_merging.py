@@ -175,15 +175,40 @@ def _grow(tree: _Tree, use_colour: bool) -> _Tree:
     return tree
 
 
+def _reduced(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Scale an image down to `LONGEST_SIDE`, never up."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
+    return np.asarray(picture)
+
+
+def _segmented(small: npt.NDArray[np.uint8], scale: float) -> IntArray:
+    """Cut an image into small regions of one look, numbered from 0."""
+    num_pixels = small[..., 0].size
+    min_leaf = max(round(_MIN_LEAF * num_pixels), min(20, num_pixels // 50), 1)
+    return np.asarray(felzenszwalb(small, scale, sigma=_BLUR, min_size=min_leaf), np.int64)
+
+
+def _enlarged(labels: IntArray, size: tuple[int, int]) -> IntArray:
+    """Scale labels to the size of the image, to the nearest pixel."""
+    y, x = (np.arange(n) * m // n for n, m in zip(size, labels.shape, strict=True))
+    return np.asarray(labels[np.ix_(y, x)], np.int64)
+
+
+def small_regions_of(image: npt.NDArray[np.uint8]) -> IntArray:
+    """Cut an image (H, W, 3) uint8 RGB into the smallest regions that are merged here.
+
+    Returns:
+        The region of every pixel, numbered from 0, shape (H, W), int64.
+    """
+    return _enlarged(_segmented(_reduced(image), _SCALES[0]), (image.shape[0], image.shape[1]))
+
+
 def _trees(image: npt.NDArray[np.uint8]) -> list[_Tree]:
     """Segment at every scale, and grow one tree with and one without colour on each."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)  # only ever smaller
-    lab = rgb2lab(small := np.asarray(picture))
+    lab = rgb2lab(small := _reduced(image))
     smooth_lab = ndimage.gaussian_filter(lab, (1, 1, 0))
-    num_pixels = lab[..., 0].size
-    min_leaf = max(round(_MIN_LEAF * num_pixels), min(20, num_pixels // 50), 1)
-    maps = [felzenszwalb(small, scale, sigma=_BLUR, min_size=min_leaf) for scale in _SCALES]
+    maps = [_segmented(small, scale) for scale in _SCALES]
     return [_grow(_leaves(m, lab, smooth_lab), colour) for m in maps for colour in (True, False)]
 
 
@@ -247,8 +272,7 @@ def _painted(
     """Paint nodes of trees at the size of the image, shape (M, *size)."""
     masks = np.zeros((len(nodes), *size), np.bool_)
     for number, tree in enumerate(trees):
-        y, x = (np.arange(n) * m // n for n, m in zip(size, tree.labels.shape, strict=True))
-        labels, rows = tree.labels[np.ix_(y, x)], np.flatnonzero(tree_of == number)
+        labels, rows = _enlarged(tree.labels, size), np.flatnonzero(tree_of == number)
         has_leaf = tree.sums(np.eye(len(tree.children) + 1, dtype=np.bool_))
         for row in rows:
             masks[row] = has_leaf[nodes[row]][labels]

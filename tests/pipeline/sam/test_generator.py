@@ -18,6 +18,7 @@ from pipeline.sam.generator import (
     REFERENCE,
     GeneratorOptions,
     _pack_above,
+    _pack_on_device,
     generate_masks,
     masks_of_views,
     point_grid,
@@ -250,6 +251,14 @@ def test_packed_masks_by_hand():
     assert count_pixels(bits).tolist() == [8, 1]
     assert boxes_of(bits, 11).tolist() == [[2, 1, 10, 2], [10, 0, 11, 1]]
     assert boxes_of(np.zeros((1, 3, 2), np.uint8), 11).tolist() == [[0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("width", [1, 8, 13])
+def test_packing_on_a_device_equals_numpys(rng, width):
+    above = rng.random((3, 4, width)) < 0.5
+    packed = _pack_on_device(torch.from_numpy(above))
+    assert packed.dtype == torch.uint8
+    assert np.array_equal(packed.numpy(), np.packbits(above, axis=-1))
 
 
 def test_nms_equals_the_slow_one(rng):
