@@ -1,6 +1,6 @@
 """How equal the masks of both profiles are to those of segment-anything's own generator.
 
-`make bench-sam` runs it: every image under every set of options, both profiles.
+`make bench-equality` runs it: every image under every set of options, both profiles.
 """
 
 from dataclasses import replace
@@ -74,7 +74,7 @@ def summarise(rows: list[Difference]) -> str:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--scenes", type=click.IntRange(min=1), default=12, show_default=True)
 @click.option("--photos", type=click.Path(path_type=Path), help="A folder of JPEG files.")
-@click.option("--points", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--points", type=click.IntRange(min=4), default=8, show_default=True)
 def main(scenes: int, photos: Path | None, points: int) -> None:
     """Print, per set of options and profile, what share of images and masks is identical."""
     torch.set_num_threads(1)

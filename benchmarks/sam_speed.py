@@ -78,18 +78,21 @@ def build_sam(model: str, device: str) -> Any:
     return sam.to(device)
 
 
-def runner(way: str, sam: Any, device: str, options: GeneratorOptions, clock: Clock) -> Any:
-    """Give a function of an image that runs one way, and wire the clock into its parts."""
+def runner(
+    way: str, sam: Any, device: str, options: GeneratorOptions, clock: Clock | None = None
+) -> Any:
+    """Give a function of an image that runs one way; a clock is wired into its parts."""
     if way == "original":
         generator = meta_generator(sam, options, "uncompressed_rle")
-        clock.wrap(generator.predictor, "set_image", "encode")
-        clock.wrap(generator.predictor, "predict_torch", "decode and draw")
-        clock.wrap(original, "mask_to_rle_pytorch", "RLE")
-        clock.wrap(original, "batched_nms", "NMS")
+        if clock is not None:
+            clock.wrap(generator.predictor, "set_image", "encode")
+            clock.wrap(generator.predictor, "predict_torch", "decode and draw")
+            clock.wrap(original, "mask_to_rle_pytorch", "RLE")
+            clock.wrap(original, "batched_nms", "NMS")
         return generator.generate
     fast = way == "fast"
     network = SegmentAnything(sam, "fast" if fast else "reference", half=fast and device == "cuda")
-    for name in ("encode", "decode", "draw"):
+    for name in ("encode", "decode", "draw") if clock is not None else ():
         clock.wrap(network, name, name)
     batches = FAST if fast and device == "cuda" else REFERENCE
     ours = replace(options, points_per_batch=batches.points_per_batch, profile=None)
@@ -137,15 +140,16 @@ def main(
     options = GeneratorOptions(
         points_per_side=points, pred_iou_thresh=iou, stability_score_thresh=stability
     ).filled(REFERENCE)
-    if model != "vit_tiny_demo":
+    if not pictures:
+        raise click.UsageError("none of the images is 480 x 640")
+    if model != "vit_tiny_demo" and not memory:
         options = realistic(sam, pictures[0], options)
-    clocks = {way: Clock(device) for way in WAYS}
     ways = [memory] if memory else list(WAYS)
-    runs = {way: runner(way, sam, device, options, clocks[way]) for way in ways}
+    runs = {way: runner(way, sam, device, options) for way in ways}
     if memory:
         print(peak_of(lambda: [runs[memory](image) for image in pictures], device))
         return
-    seconds, kept, cells = measure(runs, clocks, pictures)
+    seconds, kept, cells = measure(runs, device, pictures)
     title = f"{model} on {device}, {len(pictures)} images, {points} x {points} points, IoU > "
     title += f"{options.pred_iou_thresh:.3g}, stability >= {options.stability_score_thresh:.3g}"
     rows = [
@@ -157,7 +161,7 @@ def main(
             ),
             1 / statistics.median(seconds[way]),
             float(np.mean(kept[way])),
-            peak_in_a_process(way),
+            peak_in_a_process(way, options),
         ]
         for way in WAYS
     ]
@@ -165,28 +169,36 @@ def main(
     print_table(title, columns, rows)
     print(f"cells of one image: {1e3 * statistics.median(cells):.1f} ms more")
     for way in WAYS:
-        total = sum(seconds[way])
-        parts = {name: spent / total for name, spent in clocks[way].seconds.items()}
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in parts.items())
-        print(f"{way}: {shares}, the rest {100 * (1 - sum(parts.values())):.0f} %")
+        print(f"{way}: {shares_of(way, sam, device, options, pictures[0])}")
+
+
+def shares_of(way: str, sam: Any, device: str, options: GeneratorOptions, image: np.ndarray) -> str:
+    """Say where the time of one image goes; waits for the device around every part."""
+    clock = Clock(device)
+    run = runner(way, sam, device, options, clock)
+    began = clock.now()
+    run(image)
+    total = clock.now() - began
+    parts = {name: spent / total for name, spent in clock.seconds.items()}
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in parts.items())
+    return f"{shares}, the rest {100 * (1 - sum(parts.values())):.0f} %"
 
 
 def measure(
-    runs: dict[str, Any], clocks: dict[str, Clock], pictures: list[np.ndarray]
+    runs: dict[str, Any], device: str, pictures: list[np.ndarray]
 ) -> tuple[dict[str, list[float]], dict[str, list[int]], list[float]]:
     """Run every way on every image in turn, after one run each that is not counted."""
     for run in runs.values():
         run(pictures[0])
-    for clock in clocks.values():
-        clock.seconds.clear()
+    clock = Clock(device)
     seconds: dict[str, list[float]] = defaultdict(list)
     kept: dict[str, list[int]] = defaultdict(list)
     cells = []
     for image in pictures:
         for way, run in runs.items():
-            began = clocks[way].now()
+            began = clock.now()
             masks = run(image)
-            seconds[way].append(clocks[way].now() - began)
+            seconds[way].append(clock.now() - began)
             kept[way].append(len(masks))
         began = time.perf_counter()
         build_cells_packed(masks.bits, masks.width)
@@ -204,9 +216,12 @@ def peak_of(work: Callable[[], Any], device: str) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 
-def peak_in_a_process(way: str) -> float:
-    """Measure one way's peak in a process of its own, with this one's options."""
-    command = [sys.executable, "-m", "benchmarks.sam_speed", *sys.argv[1:], "--memory", way]
+def peak_in_a_process(way: str, options: GeneratorOptions) -> float:
+    """Measure one way's peak in a process of its own, at the thresholds that were set here."""
+    thresholds = ["--iou", str(options.pred_iou_thresh)]
+    thresholds += ["--stability", str(options.stability_score_thresh)]
+    arguments = [*sys.argv[1:], *thresholds, "--memory", way]
+    command = [sys.executable, "-m", "benchmarks.sam_speed", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.strip().splitlines()[-1])
 

@@ -50,8 +50,12 @@ class CandidatesConfig:
         for name in ("shard_size", "max_candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.options.max_candidates is not None:
+            raise ValueError("options.max_candidates: write it as candidates.max_candidates")
         if not self.has_network:
             _refuse_unused(self)
+        else:
+            _refuse_senseless(self)
 
     @property
     def has_network(self) -> bool:
@@ -69,8 +73,23 @@ def _refuse_unused(config: CandidatesConfig) -> None:
     if config.checkpoint is not None:
         raise ValueError(f"checkpoint: {config.model} has no weights, found {config.checkpoint}")
     for name, value in dataclasses.asdict(config.options).items():
-        if value is not None and name != "max_candidates":
+        if value is not None:
             raise ValueError(f"options.{name}: unused by model {config.model}, found {value!r}")
+
+
+def _refuse_senseless(config: CandidatesConfig) -> None:
+    """Refuse options that do not go together, before anything is run."""
+    options = generator_options(config)
+    if options.compile_encoder and options.profile != "fast":
+        raise ValueError("options.compile_encoder: belongs to profile fast")
+    if options.compile_encoder and config.model in ("hub_sam_hq", "hub_sam2"):
+        raise ValueError(f"options.compile_encoder: unused by model {config.model}")
+    layers = (options.crop_n_layers or 0) + 1
+    if options.point_grids is not None and len(options.point_grids) != layers:
+        raise ValueError(
+            f"options.point_grids: expected a grid per crop layer, {layers}, found "
+            f"{len(options.point_grids)}"
+        )
 
 
 def generator_options(config: CandidatesConfig) -> GeneratorOptions:

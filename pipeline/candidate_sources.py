@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pipeline.candidate_config import CandidatesConfig, generator_options
 from pipeline.devices import resolve_device
@@ -79,6 +80,14 @@ def _from_network(
         masks = iter(entry.generate(network, good, options))
         for image, one in zip(rows[start : start + step], batch, strict=True):
             yield image, one if isinstance(one, ItemError) else next(masks)
+
+
+def forget_loaded() -> None:
+    """Let go of the network and the files that this process has kept."""
+    load_network.cache_clear()
+    _open_files.cache_clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class _Hidden:

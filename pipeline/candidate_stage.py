@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline.candidate_config import CandidatesConfig, generator_options, source_of_masks
-from pipeline.candidate_sources import masks_of_images
+from pipeline.candidate_sources import forget_loaded, masks_of_images
 from pipeline.candidates import Candidates, candidate_arrays, encode_rows
 from pipeline.cells import build_cells_capped
 from pipeline.devices import resolve_device, use_threads
@@ -140,4 +141,9 @@ def sam_candidates(
     work = CandidatesWork(
         run_dir=run_dir, config=config, source_sha256=plan.decides["source_sha256"]
     )
-    return run_stage(plan, work, engine=engine, limit=limit, replace=replace, made_by=VERB)
+    threads = torch.get_num_threads()
+    try:
+        return run_stage(plan, work, engine=engine, limit=limit, replace=replace, made_by=VERB)
+    finally:  # what this process loaded must not keep memory that training needs
+        forget_loaded()
+        use_threads(threads)

@@ -23,8 +23,8 @@ NOT_WRITTEN, FAILED = -1, -2
 class Candidates:
     """SAM's candidate masks of one image, in canvas geometry; there may be none.
 
-    `cells` holds the N masks; the other columns are (N,) `predicted_iou` and `stability_score`
-    float32 in [0, 1], (N, 4) `box` int32 XYXY half-open pixels, (N,) `area` int32 pixels, (N, 2)
+    `cells` holds the N masks; the other columns are (N,) `predicted_iou` (about
+    [0, 1]) and `stability_score` (in [0, 1]) float32, (N, 4) `box` int32 XYXY half-open pixels, (N,) `area` int32 pixels, (N, 2)
     `point` float32 (x, y) pixels, the prompt.
     """
 

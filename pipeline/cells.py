@@ -20,6 +20,7 @@ ByteArray = npt.NDArray[np.uint8]
 MAX_CELLS = 65_535
 """Covered cells that uint16 can number beside cell 0."""
 
+_CELLS_AT_ONCE = 1 << 14
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -83,25 +84,51 @@ def build_cells_packed(bits_NHB: ByteArray, width: int) -> Cells:
     Raises:
         ValueError: If more than `MAX_CELLS` cells would be needed; see `build_cells_capped`.
     """
-    num_masks, height, row_bytes = bits_NHB.shape
+    num_masks, height, _ = bits_NHB.shape
     if num_masks == 0 or height * width == 0:
         empty = np.zeros((height, width), np.uint16)
         return Cells(cells=empty, membership=np.zeros((num_masks, 1), np.bool_))
-    bits_NB = np.ascontiguousarray(bits_NHB).reshape(num_masks, -1)
+    cell_R, length_R, membership_NC = _cut(bits_NHB)
+    if membership_NC.shape[1] - 1 > MAX_CELLS:
+        raise ValueError(
+            f"{num_masks} masks cut the image into {membership_NC.shape[1] - 1} cells, "
+            f"at most {MAX_CELLS} can be stored"
+        )
+    padded_HP = np.repeat(cell_R.astype(np.uint16), length_R).reshape(height, -1)
+    return Cells(cells=np.ascontiguousarray(padded_HP[:, :width]), membership=membership_NC)
+
+
+def overlaps(bits_NHB: ByteArray) -> npt.NDArray[np.float64]:
+    """Count the pixels that every two masks share, through cells of any number.
+
+    Args:
+        bits_NHB: Masks, (N, H, ceil(W / 8)) uint8, as for `build_cells_packed`.
+
+    Returns:
+        (N, N) float64, whole numbers; the diagonal holds the areas.
+    """
+    if not bits_NHB.size:
+        return np.zeros((len(bits_NHB), len(bits_NHB)))
+    cell_R, length_R, membership_NC = _cut(bits_NHB)
+    size_C = np.bincount(cell_R, length_R, minlength=membership_NC.shape[1])
+    shared_NN = np.zeros((len(bits_NHB), len(bits_NHB)))
+    for start in range(1, len(size_C), _CELLS_AT_ONCE):
+        part = slice(start, start + _CELLS_AT_ONCE)
+        member_NC = membership_NC[:, part].astype(np.float64)
+        shared_NN += (member_NC * size_C[part]) @ member_NC.T
+    return shared_NN
+
+
+def _cut(bits_NHB: ByteArray) -> tuple[IntArray, IntArray, BoolArray]:
+    """Give the cell and length of every run, padding of rows included, and the membership."""
+    bits_NB = np.ascontiguousarray(bits_NHB).reshape(len(bits_NHB), -1)
     starts_R = _run_starts(bits_NB)
     place_R = (7 - (starts_R & 7)).astype(np.uint8)
     covers_NR = (bits_NB.take(starts_R >> 3, axis=1) >> place_R) & np.uint8(1)
-    cell_of_run_R, first_run_C = _number_by_appearance(_words(covers_NR))
-    if len(first_run_C) - 1 > MAX_CELLS:
-        raise ValueError(
-            f"{num_masks} masks cut the image into {len(first_run_C) - 1} cells, "
-            f"at most {MAX_CELLS} can be stored"
-        )
-    lengths_R = np.diff(starts_R, append=height * row_bytes * 8)
-    padded_HP = np.repeat(cell_of_run_R.astype(np.uint16), lengths_R).reshape(height, -1)
-    membership_NC = np.zeros((num_masks, len(first_run_C)), np.bool_)
+    cell_R, first_run_C = _number_by_appearance(_words(covers_NR))
+    membership_NC = np.zeros((len(bits_NB), len(first_run_C)), np.bool_)
     membership_NC[:, 1:] = covers_NR[:, first_run_C[1:]]
-    return Cells(cells=np.ascontiguousarray(padded_HP[:, :width]), membership=membership_NC)
+    return cell_R, np.diff(starts_R, append=bits_NB.shape[1] * 8), membership_NC
 
 
 def build_cells_capped(

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from pipeline.errors import ItemError
 from pipeline.exchange.runs import Size, mask_of_runs, runs_of_counts
-from pipeline.exchange.source import MAX_PREDICTED_IOU, FoundMask, Sizes
+from pipeline.exchange.source import PREDICTED_IOU, FoundMask, Sizes
 from pipeline.segmentation import decode_rle, encode_segmentation
 
 
@@ -32,8 +32,8 @@ def mask_of_annotation(annotation: Any, sizes: Sizes, drawn_at: Size) -> FoundMa
         return FoundMask(mask=mask)
     return FoundMask(
         mask=mask,
-        predicted_iou=_score(annotation, ("predicted_iou", "score"), MAX_PREDICTED_IOU),
-        stability_score=_score(annotation, ("stability_score",), 1.0),
+        predicted_iou=_score(annotation, ("predicted_iou", "score"), PREDICTED_IOU),
+        stability_score=_score(annotation, ("stability_score",), (0.0, 1.0)),
         point=_point(annotation.get("point_coords"), mask.shape),
     )
 
@@ -71,15 +71,18 @@ def _mask_of_polygons(polygons: list[Any], size: Size) -> npt.NDArray[np.bool_]:
     return np.ascontiguousarray(decode_rle(counts, (height, width + 1))[:, :width])
 
 
-def _score(annotation: dict[str, Any], names: tuple[str, ...], limit: float) -> float:
+def _score(
+    annotation: dict[str, Any], names: tuple[str, ...], limits: tuple[float, float]
+) -> float:
     """Give the first score that is there, else 1."""
     for name in names:
         value = annotation.get(name)
         if value is not None:
             # nan fails every comparison; an integer of any length compares.
-            if type(value) not in (int, float) or not 0 <= value <= limit:
+            if type(value) not in (int, float) or not limits[0] <= value <= limits[1]:
                 raise ItemError(
-                    f"expected {name} as a number from 0 to {limit:g}, found {value!r:.40}"
+                    f"expected {name} as a number from {limits[0]:g} to {limits[1]:g}, found "
+                    f"{value!r:.40}"
                 )
             return float(value)
     return 1.0

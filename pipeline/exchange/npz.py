@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pipeline.errors import ItemError
 from pipeline.exchange.image_files import MAX_FILE_BYTES, open_image_files
 from pipeline.exchange.runs import Size
-from pipeline.exchange.source import MAX_PREDICTED_IOU, Found, FoundMask, MaskSource, Sizes
+from pipeline.exchange.source import PREDICTED_IOU, Found, FoundMask, MaskSource, Sizes
 from pipeline.manifest import Manifest
 
 MAX_ARRAY_BYTES = 1 << 30
@@ -49,9 +49,9 @@ def open_npz(path: Path, manifest: Manifest) -> MaskSource:
 
 def _found(arrays: dict[str, npt.NDArray[Any]], sizes: Sizes, file: Path) -> Found:
     count, size, mask_at = _masks(arrays, sizes)
-    iou = _column(arrays, "predicted_iou", (count,), (MAX_PREDICTED_IOU,))
-    stability = _column(arrays, "stability_score", (count,), (1.0,))
-    point = _column(arrays, "point", (count, 2), (size[1], size[0]))
+    iou = _column(arrays, "predicted_iou", (count,), PREDICTED_IOU)
+    stability = _column(arrays, "stability_score", (count,), (0.0, 1.0))
+    point = _column(arrays, "point", (count, 2), (0.0, (size[1], size[0])))
 
     def found_at(number: int) -> FoundMask:
         return FoundMask(
@@ -96,16 +96,16 @@ def _column(
     arrays: dict[str, npt.NDArray[Any]],
     name: str,
     shape: tuple[int, ...],
-    limits: tuple[float, ...],
+    limits: tuple[float, float | tuple[int, int]],
 ) -> Column | None:
-    """Give an optional column of numbers from 0 to a limit, one limit for each of its last axis."""
+    """Give an optional column of numbers within limits; the upper may be one for each of (x, y)."""
     if name not in arrays:
         return None
     array = arrays[name]
     _require(array, name, f"{shape} numbers", array.shape == shape and array.dtype.kind in "fiu")
     column = np.asarray(array, np.float64)
-    if not ((column >= 0) & (column <= np.array(limits))).all():  # nan is neither
-        raise ItemError(f"expected {name} from 0 to {limits}, found other numbers")
+    if not ((column >= limits[0]) & (column <= np.array(limits[1]))).all():  # nan is neither
+        raise ItemError(f"expected {name} from {limits[0]:g} to {limits[1]}, found other numbers")
     return column
 
 

@@ -15,8 +15,8 @@ from pipeline.segmentation import rescale_mask
 MAX_MASKS = 4096
 """Masks of one image; SAM's densest usual grid proposes 3,072 before it drops any."""
 
-MAX_PREDICTED_IOU = 1.5
-"""SAM's estimate has no sigmoid and may pass 1 by a little; percentages are refused."""
+PREDICTED_IOU = (-0.5, 1.5)
+"""SAM's estimate has no sigmoid and may leave [0, 1] by a little; percentages are refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class FoundMask:
     mask: npt.NDArray[np.bool_]
     """Shape (H, W), of one of the sizes admitted; it may cover no pixel."""
     predicted_iou: float = 1.0
-    """In [0, `MAX_PREDICTED_IOU`]; 1 where the file has none."""
+    """Within `PREDICTED_IOU`; 1 where the file has none."""
     stability_score: float = 1.0
     """In [0, 1]; 1 where the file has none."""
     point: tuple[float, float] | None = None

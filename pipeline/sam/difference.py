@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.cells import build_cells_packed, cell_sizes
+from pipeline.cells import overlaps
 from pipeline.sam.masks import Masks
 
 
@@ -54,11 +54,10 @@ def _matched_iou(expected: Masks, found: Masks) -> float:
     larger = max(len(expected), len(found))
     if larger == 0:
         return 1.0
-    cells = build_cells_packed(np.concatenate([expected.bits, found.bits]), expected.width)
-    size = cell_sizes(cells)
-    first, second = np.split(cells.membership.astype(np.float64), [len(expected)])
-    both = (first * size) @ second.T  # (N, M)
-    either = (first @ size)[:, None] + (second @ size) - both
+    shared = overlaps(np.concatenate([expected.bits, found.bits]))
+    area, count = np.diag(shared), len(expected)
+    both = shared[:count, count:]  # (N, M)
+    either = area[:count, None] + area[count:] - both
     iou = np.divide(both, either, out=np.ones_like(both), where=either > 0)
     pairs = linear_sum_assignment(iou, maximize=True)
     return float(iou[pairs].sum() / larger)

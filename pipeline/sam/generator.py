@@ -8,7 +8,7 @@ Shape legend: K points, M masks of a point (3), N masks, H and W rows and column
 P packed bytes of a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,7 +158,7 @@ def _decode_batch(
     decoded = network.decode(embedding, points, size, select)
     logits = require_finite(decoded.logits, "mask logits")
     budget = _CPU_BYTES if logits.device.type == "cpu" else _CUDA_BYTES
-    step = max(1, budget // (4 * size[0] * size[1]))
+    step = max(1, budget // (4 * max(size[0] * size[1], network.side**2)))
     drawn = [
         _filter_drawn(network, logits[start : start + step], size, options)
         for start in range(0, len(logits), step)
@@ -241,36 +241,36 @@ def masks_of_views(
 ) -> list[Masks]:
     """Find the masks of images, encoding `images_per_batch` of their crops at once.
 
-    Where images differ in what their networks read of them, they are still of one size padded.
-
     Raises:
         SemiresError: If the network's outputs are not finite.
     """
     options = options.filled(REFERENCE)
+    embeddings = _encoded(network, [one for views in images for one in views.prepared], options)
+    return [_masks_of_image(network, views, embeddings, options) for views in images]
+
+
+def _encoded(
+    network: Network, prepared: list[torch.Tensor], options: GeneratorOptions
+) -> Iterator[Any]:
+    """Give the embedding of each crop, no more of them ahead than are encoded at once."""
     step = options.images_per_batch
     assert step is not None
-    prepared = [one for views in images for one in views.prepared]
-    embeddings: list[Any] = []
     for start in range(0, len(prepared), step):
-        embeddings += network.encode(prepared[start : start + step])
-    found, first = [], 0
-    for views in images:
-        count = len(views.crops)
-        found.append(_masks_of_image(network, views, embeddings[first : first + count], options))
-        first += count
-    return found
+        yield from network.encode(prepared[start : start + step])
 
 
 def _masks_of_image(
-    network: Network, views: Views, embeddings: list[Any], options: GeneratorOptions
+    network: Network, views: Views, embeddings: Iterator[Any], options: GeneratorOptions
 ) -> Masks:
-    """Gather the masks of an image's crops, drop duplicates between them, tidy, cap."""
+    """Gather the masks of an image's crops, drop duplicates between them, tidy, cap.
+
+    Takes as many of the embeddings as the image has crops.
+    """
     between, within = options.crop_nms_thresh, options.box_nms_thresh
     assert between is not None
     assert within is not None
     parts = [
-        _rows_of_crop(network, embedding, crop, views.size, options)
-        for embedding, crop in zip(embeddings, views.crops, strict=True)
+        _rows_of_crop(network, next(embeddings), crop, views.size, options) for crop in views.crops
     ]
     rows = _Rows(*map(np.concatenate, zip(*(part.columns() for part in parts), strict=True)))
     if options.crop_n_layers:  # the masks of smaller crops are preferred
@@ -300,7 +300,8 @@ def generate_masks(
     """Find every mask of one image.
 
     Departs from `SamAutomaticMaskGenerator` in how a result is told: boxes are half-open, a score
-    of 0 divided by 0 is 0, and no mask in any crop is a result instead of an error.
+    of 0 divided by 0 is 0, and there are results where the original raises: no mask in any crop,
+    crops of tiny images and panoramas, and less than one point per side, which is one here.
 
     Args:
         network: In evaluation mode.

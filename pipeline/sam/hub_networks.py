@@ -29,6 +29,7 @@ class HubNetwork:
     def __init__(self, model: Any, pixels: Pixels, *, half: bool = False) -> None:
         self.model = model
         self.pixels = pixels
+        self.side = pixels.side
         self._half = half
 
     def precision(self) -> Any:

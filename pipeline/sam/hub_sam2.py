@@ -72,16 +72,23 @@ class HubSam2(HubNetwork):
             select: Which masks are wanted.
         """
         prompts, labels = self.prompts(points, size, torch.float32)  # as SAM 2 does
+        # Sines of places are not taken in half precision: points would move by a pixel or two.
+        sparse, dense = self.model.prompt_encoder(
+            input_points=prompts, input_labels=labels, input_boxes=None, input_masks=None
+        )
+        place = self.model.get_image_wide_positional_embeddings()
         with self.precision():
-            found = self.model(
-                image_embeddings=embedding,
-                input_points=prompts,
-                input_labels=labels,
+            logits, scores, _, _ = self.model.mask_decoder(
+                image_embeddings=embedding[-1],
+                image_positional_embeddings=place,
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
                 multimask_output=True,
+                high_resolution_features=embedding[:-1],
             )
-        iou = found.iou_scores[0].float()
+        iou = scores[0].float()
         wanted = torch.nonzero(select(iou))
-        return Decoded(found.pred_masks[0][wanted[:, 0], wanted[:, 1]].float(), iou, wanted)
+        return Decoded(logits[0][wanted[:, 0], wanted[:, 1]].float(), iou, wanted)
 
 
 def load_hub_sam2(folder: Path, *, half: bool = False) -> HubSam2:

@@ -1,7 +1,7 @@
 """The SAMs that can be chosen: a plain dict of how to build each and what suits it."""
 
 import hashlib
-import pickle
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,6 +102,11 @@ class SamModel:
 
 def _build_shipped(checkpoint: Path | None) -> Any:
     """Load the small SAM, from another file where one is given."""
+    if checkpoint is not None and checkpoint.suffix in (".pth", ".pt"):
+        raise ConfigError(
+            f"{checkpoint}: the small SAM takes a .safetensors file; Meta's checkpoints are for "
+            "models vit_b, vit_l and vit_h"
+        )
     return load_vit_tiny_demo(WEIGHTS if checkpoint is None else checkpoint)
 
 
@@ -113,6 +118,11 @@ def _build_nothing(checkpoint: Path | None) -> None:
 
 def _file_sha256(checkpoint: Path | None) -> str:
     """Hash a checkpoint file, or the shipped one."""
+    if checkpoint is not None and checkpoint.is_dir():
+        raise ConfigError(
+            f"{checkpoint} is a folder, expected a file; models hub_sam, hub_sam_hq and hub_sam2 "
+            "take folders"
+        )
     try:
         with (WEIGHTS if checkpoint is None else checkpoint).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -151,6 +161,8 @@ def _builder(name: str, build: Callable[[], Any], embed_dim: int) -> Callable[[P
         if checkpoint is None:
             raise ConfigError(f"SAM model {name} needs a checkpoint file, got none")
         state = _read_checkpoint(checkpoint)
+        if family := _family_of(state):
+            raise ConfigError(f"{checkpoint} is not a checkpoint of SAM model {name}{family}")
         found = _name_of(state)
         if found != name:
             hint = f"use model {found}" if found else f"expected {embed_dim} channels of {name}"
@@ -159,36 +171,57 @@ def _builder(name: str, build: Callable[[], Any], embed_dim: int) -> Callable[[P
         try:
             sam.load_state_dict(state, strict=True)
         except RuntimeError as error:
-            raise ConfigError(
-                f"{checkpoint} {_what_differs(sam, state)} SAM model {name}; download it again"
-            ) from error
+            raise ConfigError(f"{checkpoint} {_what_differs(sam, state, name)}") from error
         return sam.eval()
 
     return load
 
 
-def _what_differs(sam: Any, state: dict[str, torch.Tensor]) -> str:
-    """Name one parameter that is missing, one too many, or of another shape."""
+def _what_differs(sam: Any, state: dict[str, torch.Tensor], model: str) -> str:
+    """Name a parameter that is missing, one too many, or of another shape."""
     own = sam.state_dict()
-    for names, verb in ((own.keys() - state.keys(), "lacks"), (state.keys() - own.keys(), "adds")):
-        if names:
-            return f"{verb} {len(names)} parameters, such as {min(names)}, of"
+    if missing := own.keys() - state.keys():
+        some = f"{len(missing)} parameters, such as {min(missing)},"
+        return f"lacks {some} of SAM model {model}; download it again"
+    if more := state.keys() - own.keys():
+        return f"has {len(more)} parameters, such as {min(more)}, that SAM model {model} has not"
     name = next(key for key in sorted(own) if own[key].shape != state[key].shape)
-    return f"has {name} of shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)} in"
+    shapes = f"{tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+    return f"has {name} of shape {shapes} for SAM model {model}"
 
 
 def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict without running any code that the file may hold."""
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder, expected a .pth file; models hub_... take folders")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"cannot read SAM checkpoint {path}: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one line is said below, or nothing is wrong
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError(f"cannot read SAM checkpoint {path}: {error.strerror}") from error
+    # Damaged bytes raise anything; torch's own words would advise to run code from the file.
+    except Exception as error:
+        raise ConfigError(
+            f"cannot read SAM checkpoint {path}: no file of tensors (cut short, a web page, or it "
+            "holds code); download it again"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        hint = _family_of(state["model"])
+        raise ConfigError(f"SAM checkpoint {path} holds its tensors under 'model'{hint}")
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise ConfigError(f"SAM checkpoint {path} is not a state dict of tensors")
     return state
+
+
+def _family_of(state: dict[Any, Any]) -> str:
+    """Name the entry of another family that a state dict belongs to, as the end of a sentence."""
+    names = [name for name in state if isinstance(name, str)]
+    if any(name.startswith("image_encoder.trunk.") for name in names):
+        return ": it is SAM 2; use model hub_sam2 with its folder or id of the hub"
+    if any(name.startswith(("mask_decoder.hf_", "mask_decoder.compress_vit")) for name in names):
+        return ": it is SAM-HQ; use model hub_sam_hq with its folder or id of the hub"
+    return ""
 
 
 _EMBED_DIM = {"vit_tiny_demo": 128, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
@@ -197,7 +230,7 @@ _EMBED_DIM = {"vit_tiny_demo": 128, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}
 def _name_of(state: dict[str, torch.Tensor]) -> str | None:
     """Tell from the encoder's width which entry a state dict belongs to, or None."""
     position = state.get("image_encoder.pos_embed")
-    width = None if position is None else position.shape[-1]
+    width = None if position is None or position.ndim != 4 else position.shape[-1]
     return next((name for name, dim in _EMBED_DIM.items() if dim == width), None)
 
 

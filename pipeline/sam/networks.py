@@ -37,6 +37,8 @@ class Network(Protocol):
 
     mask_threshold: float
     """Logits above it are mask."""
+    side: int
+    """Of the square that it reads, pixels; `draw` goes through masks of this size."""
 
     def prepare(self, image: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Scale an image (H, W, 3) RGB to what `encode` takes, on the CPU; safe in a thread."""
@@ -115,6 +117,7 @@ class SegmentAnything:
     ) -> None:
         self.sam = sam
         self.mask_threshold = float(sam.mask_threshold)
+        self.side = int(sam.image_encoder.img_size)
         self._half = half
         self._encoder = torch.compile(sam.image_encoder) if compile_encoder else sam.image_encoder
         in_order = profile == "reference"
@@ -127,8 +130,7 @@ class SegmentAnything:
 
     def prepare(self, image: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Scale the longer side to the network's, shape (3, h, w), uint8."""
-        longest = self.sam.image_encoder.img_size
-        return resized(image, scaled_size(image.shape[0], image.shape[1], longest))
+        return resized(image, scaled_size(image.shape[0], image.shape[1], self.side))
 
     def encode(self, prepared: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Normalise, pad and encode images; one embedding (1, C, h, w), float32, each."""
@@ -148,6 +150,7 @@ class SegmentAnything:
         sparse = self._prompt(points, size)  # in bfloat16 points would move by a pixel or two
         with self._precision():
             iou, rows, pixels = decode_tokens(self.sam, embedding, sparse, self._attention)
+            require_finite(rows, "mask decoder's output")  # also where no mask is wanted
             iou = iou.float()
             wanted = select(iou)
             drawn = torch.nonzero(wanted.any(1))[:, 0]
@@ -156,7 +159,7 @@ class SegmentAnything:
 
     def _prompt(self, points: npt.NDArray[np.float64], size: tuple[int, int]) -> torch.Tensor:
         """Embed one positive point per prompt, in double precision as the original does."""
-        height, width = scaled_size(*size, self.sam.image_encoder.img_size)
+        height, width = scaled_size(*size, self.side)
         scale = np.asarray((width / size[1], height / size[0]))
         scaled = torch.as_tensor(points * scale, device=self.sam.device)[:, None]
         labels = torch.ones(len(points), 1, dtype=torch.int, device=self.sam.device)
@@ -165,9 +168,9 @@ class SegmentAnything:
 
     def draw(self, logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Scale logits (N, h, w) to the image, (N, H, W), as `Sam.postprocess_masks` does."""
-        side = self.sam.image_encoder.img_size
-        height, width = scaled_size(*size, side)
-        full = F.interpolate(logits[:, None], (side, side), mode="bilinear", align_corners=False)
+        height, width = scaled_size(*size, self.side)
+        square = (self.side, self.side)
+        full = F.interpolate(logits[:, None], square, mode="bilinear", align_corners=False)
         full = full[..., :height, :width]
         if full.shape[2:] != size:  # to the same size it is the identity
             full = F.interpolate(full, size, mode="bilinear", align_corners=False)

@@ -32,7 +32,7 @@ class GeneratorOptions:
     box_nms_thresh: float | None = None
     """A mask is dropped if its box's IoU with a better mask's box is greater, in [0, 1]."""
     crop_n_layers: int | None = None
-    """Layers of crops beside the whole image, at least 0; layer n has 4 ** n crops."""
+    """Layers of crops beside the whole image, 0 to 4; layer n has 4 ** n crops."""
     crop_nms_thresh: float | None = None
     """As `box_nms_thresh`, between crops: masks of smaller crops come first."""
     crop_overlap_ratio: float | None = None
@@ -58,8 +58,8 @@ class GeneratorOptions:
             "crop_n_points_downscale_factor",
         ):
             self._check(name, 1, None)
-        for name in ("crop_n_layers", "min_mask_region_area"):
-            self._check(name, 0, None)
+        self._check("crop_n_layers", 0, 4)  # 341 crops
+        self._check("min_mask_region_area", 0, None)
         for name in (
             "pred_iou_thresh",
             "stability_score_thresh",
@@ -81,10 +81,19 @@ class GeneratorOptions:
     def _check(self, name: str, low: float, high: float | None) -> None:
         """Refuse a field outside [low, high]."""
         value = getattr(self, name)
-        if value is None or (value >= low and (high is None or value <= high)):
+        if value is None or (
+            isinstance(value, int | float) and value >= low and (high is None or value <= high)
+        ):
+            self._check_whole(name, value)
             return
         wanted = f"at least {low}" if high is None else f"in [{low}, {high}]"
         raise ConfigError(f"{name} must be {wanted}, got {value!r}")
+
+    def _check_whole(self, name: str, value: float | None) -> None:
+        """Refuse a fraction where a number of things is meant."""
+        is_count = name.startswith(("points_", "images_", "crop_n_", "min_mask", "max_"))
+        if value is not None and is_count and type(value) is not int:
+            raise ConfigError(f"{name} must be a whole number, got {value!r}")
 
     def _check_grids(self) -> None:
         """Refuse grids that are empty, out of range, or beside `points_per_side`."""

@@ -46,7 +46,11 @@ def drop_islands(mask_HW: BoolArray, min_area: int) -> tuple[BoolArray, bool]:
     some_small = not bool(kept[1:].all())
     kept[0] = False
     if some_small and not kept.any():
-        kept[1 + int(area[1:].argmax())] = True
+        largest = np.flatnonzero(area[1:] == area[1:].max()) + 1
+        y, x = np.nonzero(np.isin(labels, largest))
+        # Of several, the one that OpenCV numbers first: it goes by blocks of 2 x 2 pixels.
+        first = int(np.argmin((y // 2) * mask_HW.shape[1] + x // 2))
+        kept[labels[y[first], x[first]]] = True
     return np.asarray(kept[labels], np.bool_), some_small
 
 

@@ -7,9 +7,9 @@ R regions, C cells.
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cells import build_cells_packed, cell_sizes
+from pipeline.cells import build_cells_packed, overlaps
 
-_AT_ONCE = 16  # masks whose cells are built together: few enough for 16 bits on any image
+_AT_ONCE = 16  # masks whose cells are built together: no more than 16 bits can number
 
 
 def snap_to_regions(
@@ -46,25 +46,17 @@ def _mostly_covered(
     return np.asarray(2 * covered_NR > shared_RC.sum(axis=1), np.bool_)
 
 
-def without_duplicates(
-    bits: npt.NDArray[np.uint8], width: int, max_iou: float
-) -> npt.NDArray[np.int64]:
+def without_duplicates(bits: npt.NDArray[np.uint8], max_iou: float) -> npt.NDArray[np.int64]:
     """Keep masks in their order, but those too much like one kept before, pixel by pixel.
 
     Args:
         bits: Packed masks, shape (N, H, P).
-        width: Columns of the image, W.
         max_iou: A mask is dropped if its IoU with one kept before is greater.
 
     Returns:
         The rows kept, rising, int64; masks without a pixel are dropped.
-
-    Raises:
-        ValueError: If the masks cut the image into more cells than 16 bits number.
     """
-    cells = build_cells_packed(bits, width)
-    member_NC, size_C = cells.membership.astype(np.float64), cell_sizes(cells)
-    both_NN = (member_NC * size_C) @ member_NC.T
+    both_NN = overlaps(bits)
     area_N = np.diag(both_NN)
     alive = area_N > 0
     kept = []

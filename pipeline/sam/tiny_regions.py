@@ -57,7 +57,7 @@ def generate(
     every = replace(options, max_candidates=None)
     found = masks_of_views(network, [one.views for one in images], every)
     return [
-        _united(masks, region_merging.region_masks(one.image, every), one.image, options)
+        _united(masks, region_merging.region_masks(one.image, options), one.image, options)
         for one, masks in zip(images, found, strict=True)
     ]
 
@@ -75,6 +75,6 @@ def _united(
         np.concatenate([best.stability_score, regions.stability_score]),
         np.concatenate([best.point, regions.point]),
     )
-    kept = without_duplicates(united.bits, best.width, _SAME)
+    kept = without_duplicates(united.bits, _SAME)
     chosen = kept[: options.max_candidates]
-    return replace(united.select(chosen), num_dropped=len(kept) - len(chosen))
+    return replace(united.select(chosen), num_dropped=len(kept) - len(chosen) + regions.num_dropped)

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pipeline.candidate_config import CandidatesConfig, generator_options
+from pipeline.candidate_sources import load_network
 from pipeline.candidate_stage import candidates_of, sam_candidates
 from pipeline.candidates import CandidateReader
 from pipeline.cells import masks_of
@@ -147,6 +148,13 @@ def test_other_masks_are_another_fingerprint(tmp_path):
             "options.box_nms_thresh: unused by model imported",
         ),
         ({"model": "hub_sam2"}, "checkpoint: hub_sam2 needs one"),
+        ({"options": {"max_candidates": 5}}, "write it as candidates.max_candidates"),
+        ({"options": {"crop_n_layers": 1, "point_grids": [[[0.5, 0.5]]]}}, "expected a grid per"),
+        ({"options": {"crop_n_layers": 9}}, r"crop_n_layers must be in \[0, 4\]"),
+        (
+            {"options": {"profile": "reference", "compile_encoder": True}},
+            "compile_encoder: belongs to profile fast",
+        ),
     ],
 )
 def test_sections_that_make_no_sense_are_refused(section, message):
@@ -209,6 +217,31 @@ def test_a_broken_checkpoint_is_an_error_and_no_empty_store(tmp_path):
     reader = CandidateReader(RunPaths(run_dir).candidates)
     with pytest.raises(SemiresError, match="not written yet"):
         reader.read(0)
+
+
+def test_weights_that_spoil_masks_nobody_wants_are_an_error_too(tmp_path):
+    run_dir = make_run(tmp_path, list(scene_images(1)))
+    weights = load_file(WEIGHTS)
+    for name in weights:
+        if "output_hypernetworks_mlps" in name:
+            weights[name][:] = torch.nan
+    save_file(weights, tmp_path / "broken.safetensors")
+    options = GeneratorOptions(points_per_side=2, pred_iou_thresh=1.0)
+    config = CandidatesConfig(checkpoint=tmp_path / "broken.safetensors", options=options)
+    with pytest.raises(SemiresError, match="not finite, the checkpoint is damaged"):
+        sam_candidates(config, run_dir)
+
+
+def test_the_stage_leaves_the_process_as_it_was(tmp_path):
+    run_dir = make_run(tmp_path, list(scene_images(1)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        sam_candidates(CandidatesConfig(options=FEW_POINTS), run_dir)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert load_network.cache_info().currsize == 0
 
 
 def test_masks_without_a_pixel_are_no_candidates():

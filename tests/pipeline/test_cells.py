@@ -139,3 +139,18 @@ def test_a_label_of_another_size_is_refused():
     cells = core.build_cells(np.ones((1, 3, 4), np.bool_))
     with pytest.raises(ValueError, match=r"size \(3, 4\), the label is \(4, 3\)"):
         core.pixels_per_cell(cells, np.ones((4, 3), np.bool_))
+
+
+@given(st.one_of(MASKS, nested_masks()))
+@settings(max_examples=200, deadline=None)
+def test_overlaps_equal_those_of_pixels(masks):
+    flat = masks.reshape(len(masks), -1 if masks.size else 0).astype(np.int64)
+    assert np.array_equal(core.overlaps(np.packbits(masks, axis=2)), flat @ flat.T)
+
+
+def test_overlaps_of_more_cells_than_can_be_stored():
+    number = np.arange(1 << 17).reshape(256, 512)
+    masks = np.array([(number >> bit) & 1 for bit in range(17)], np.bool_)
+    shared = core.overlaps(np.packbits(masks, axis=2))
+    assert np.array_equal(np.diag(shared), np.full(17, 1 << 16))
+    assert shared[0, 1] == shared[3, 9] == 1 << 15

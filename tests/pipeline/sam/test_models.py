@@ -81,3 +81,43 @@ def test_tiny_weights_are_loaded_strictly(tmp_path):
     path.write_bytes(b"junk")
     with pytest.raises(ConfigError, match="cannot read the weights of vit_tiny_demo"):
         SAM_MODELS["vit_tiny_demo"].build(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<!DOCTYPE html><html>",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"\x80\x02ccode",
+        b"",
+    ],
+)
+def test_a_file_that_is_something_else_gets_no_advice_to_run_it(tmp_path, content):
+    path = tmp_path / "sam.pth"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="no file of tensors") as caught:
+        SAM_MODELS["vit_b"].build(path)
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("state", "entry"),
+    [
+        ({"mask_decoder.hf_token.weight": torch.zeros(1, 256)}, "hub_sam_hq"),
+        ({"model": {"image_encoder.trunk.pos_embed": torch.zeros(1)}}, "hub_sam2"),
+    ],
+)
+def test_checkpoints_of_other_families_name_their_entry(tmp_path, state, entry):
+    path = tmp_path / "sam.pth"
+    position = {"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}
+    torch.save(state if "model" in state else {**position, **state}, path)
+    with pytest.raises(ConfigError, match=f"use model {entry} with its folder"):
+        SAM_MODELS["vit_b"].build(path)
+
+
+def test_folders_and_files_are_not_mixed_up(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder, expected a file; models hub_sam"):
+        checkpoint_sha256("vit_b", tmp_path)
+    with pytest.raises(ConfigError, match=r"takes a \.safetensors file"):
+        SAM_MODELS["vit_tiny_demo"].build(tmp_path / "sam_vit_b.pth")
