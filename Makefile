@@ -10,13 +10,14 @@ SPLIT ?= val
 FOLDS ?= 4
 PHOTOS ?=
 POLYGONS ?=
+FILE ?=
 WORKERS ?= 2
 RUN_OPTIONS := --config $(CONFIG) --run-dir $(RUN)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint fix clean-demo stage-data stage-sam-candidates \
 	stage-teacher stage-refine stage-calibrate stage-train stage-evaluate rounds inspect \
-	bench-refine bench-calibrate bench-strategies bench-equality bench-sam bench-oracle
+	bench-refine bench-calibrate bench-strategies import-weights bench-faults bench-scale bench-loader bench-equality bench-sam bench-oracle
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -76,6 +77,9 @@ stage-evaluate: setup ## evaluate round ROUND on SPLIT
 rounds: setup ## the whole job with CONFIG into RUN, resuming
 	$(BIN)/run-rounds $(RUN_OPTIONS) --workers $(WORKERS)
 
+import-weights: setup ## published weights FILE (LAVT, SemiRES, Swin, BERT) -> RUN/weights/
+	$(BIN)/import-weights $(RUN_OPTIONS) $(FILE)
+
 inspect: setup ## what the stores of RUN hold
 	$(BIN)/inspect-shards summary $(RUN)
 
@@ -91,6 +95,15 @@ bench-calibrate: setup ## hundreds of settings on a thousand expressions
 
 bench-strategies: setup ## every strategy and weight on round ROUND of RUN, against the truth
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.strategies --run-dir $(RUN) --round $(ROUND)
+
+bench-faults: setup ## kill, cut, flip and fill the disk, many times; what was lost (long)
+	$(BIN)/python -m benchmarks.faults
+
+bench-scale: setup ## a million items through the runner (long)
+	$(BIN)/python -m benchmarks.scale
+
+bench-loader: setup ## reading a refined label beside the released way; samples a second of a loading process
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.loader
 
 bench-equality: setup ## masks of both profiles beside segment-anything's own generator; PHOTOS=folder adds photos
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sam_equality $(if $(PHOTOS),--photos $(PHOTOS))

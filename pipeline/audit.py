@@ -9,12 +9,16 @@ from typing import Any
 
 import zarr
 
+from pipeline.attempts import Attempts, write_attempts
 from pipeline.columns import file_sha256
+from pipeline.config import fingerprint as fingerprint_of
 from pipeline.errors import ManifestError, SemiresError, StoreError
 from pipeline.manifest import load_manifest
 from pipeline.records import (
     DoneRecord,
+    begun_shards,
     done_path,
+    read_any_done,
     read_done,
     read_json,
     records_folder,
@@ -168,6 +172,8 @@ def read_layout(store: Path) -> Layout:
         plan = document["plan"]
         num_items, shard_size = int(plan["num_items"]), int(plan["shard_size"])
         metadata = document.get("metadata")
+        if fingerprint_of(plan) != document["fingerprint"]:
+            raise StoreError(f"{_plan_path(store)}: damaged, it is not what its fingerprint names")
         return Layout(
             stage=str(plan["stage"]),
             fingerprint=str(document["fingerprint"]),
@@ -344,19 +350,26 @@ def repair(store: Path, *, failed: bool = False) -> list[ShardState]:
         The shards to be made anew, `damaged` or `failed`.
 
     Raises:
-        StoreError: If another process holds the run directory, or the store has no plan.
+        StoreError: If another process holds the run directory, or the store has no plan. A
+            damaged plan is deleted: the stage's next run writes it anew, if the shards are of it.
     """
     with run_lock(run_dir_of(store) or store.resolve().parent):
-        layout = read_layout(store)
-        removed = []
-        for state in verify(store):
-            record = read_done(store, state.shard, layout.fingerprint)
+        removed: list[ShardState] = []
+        try:
+            states = verify(store)
+        except StoreError as error:
+            removed.append(_drop_plan(store, error))
+            states = _verify_by_records(store)
+        for state in states:
+            record = read_any_done(store, state.shard)
             if state.state == "damaged":
                 done_path(store, state.shard).unlink(missing_ok=True)
                 for name in record.files if record is not None else ():
                     (store / name).unlink(missing_ok=True)
                 removed.append(state)
             elif failed and record is not None and record.failures:
+                tried = {item.item: record.attempts_of(item) for item in record.failures}
+                write_attempts(store, state.shard, Attempts(items=tried))
                 done_path(store, state.shard).unlink()
                 reason = f"{len(record.failures)} failed items"
                 removed.append(ShardState(shard=state.shard, state="failed", reason=reason))
@@ -364,3 +377,20 @@ def repair(store: Path, *, failed: bool = False) -> list[ShardState]:
             for partial in folder.glob("**/*.partial"):
                 partial.unlink(missing_ok=True)
         return removed
+
+
+def _verify_by_records(store: Path) -> list[ShardState]:
+    """Hash the files of the shards that have a done record, where the plan is lost."""
+    records = {shard: read_any_done(store, shard) for shard in begun_shards(store)}
+    return [
+        _verify_shard(store, shard, "" if record is None else record.fingerprint)
+        for shard, record in records.items()
+    ]
+
+
+def _drop_plan(store: Path, error: StoreError) -> ShardState:
+    """Delete a damaged plan; the done records prove of which plan the shards are."""
+    if not _plan_path(store).exists():
+        raise error
+    _plan_path(store).unlink()
+    return ShardState(shard=-1, state="damaged", reason=str(error))

@@ -12,7 +12,7 @@ from pipeline.candidate_sources import forget_loaded, masks_of_images
 from pipeline.candidates import Candidates, candidate_arrays, encode_rows
 from pipeline.cells import build_cells_capped
 from pipeline.devices import resolve_device, use_threads
-from pipeline.engines import Engine
+from pipeline.engines import REMOTE, Engine
 from pipeline.errors import ItemError
 from pipeline.manifest import images_fingerprint, load_manifest
 from pipeline.paths import RunPaths
@@ -54,6 +54,14 @@ class CandidatesWork:
             counters["images_scaled"] += manifest.size_of(image) != candidates.cells.size
         columns = encode_rows(images, results, self.config.canvas, self.config.max_candidates)
         return ShardResult(columns=columns, failures=tuple(failures), counters=dict(counters))
+
+    def failed_row(self, row: int, reason: str) -> ShardResult:
+        """Give the columns of one image that has failed, without touching it."""
+        manifest = load_manifest(RunPaths(self.run_dir).manifest)
+        image = manifest.images_of("train")[row : row + 1]
+        failure = FailedItem(item=manifest.image_path[image[0]], reason=reason)
+        columns = encode_rows(image, [None], self.config.canvas, self.config.max_candidates)
+        return ShardResult(columns=columns, failures=(failure,), counters={"failed": 1})
 
 
 def candidates_of(found: Masks) -> tuple[Candidates, int]:
@@ -136,7 +144,7 @@ def sam_candidates(
         ConfigError: If the checkpoint is missing or of another model.
     """
     plan = plan_candidates(config, run_dir)
-    if engine is None or engine.cluster is None:
+    if engine is None or engine.kind not in REMOTE:
         resolve_device(config.device)  # refuses before anything is replaced
     work = CandidatesWork(
         run_dir=run_dir, config=config, source_sha256=plan.decides["source_sha256"]

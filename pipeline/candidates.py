@@ -23,9 +23,9 @@ NOT_WRITTEN, FAILED = -1, -2
 class Candidates:
     """SAM's candidate masks of one image, in canvas geometry; there may be none.
 
-    `cells` holds the N masks; the other columns are (N,) `predicted_iou` (about
-    [0, 1]) and `stability_score` (in [0, 1]) float32, (N, 4) `box` int32 XYXY half-open pixels, (N,) `area` int32 pixels, (N, 2)
-    `point` float32 (x, y) pixels, the prompt.
+    `cells` holds the N masks; the other columns are (N,) `predicted_iou` (about [0, 1]) and
+    `stability_score` (in [0, 1]) float32, (N, 4) `box` int32 XYXY half-open pixels, (N,) `area`
+    int32 pixels, (N, 2) `point` float32 (x, y) pixels, the prompt.
     """
 
     cells: Cells

@@ -24,6 +24,7 @@ from pipeline.commands import (
 from pipeline.data_config import DataConfig
 from pipeline.engines import Engine
 from pipeline.records import run_lock
+from pipeline.status_cli import COMMANDS
 
 
 @click.command(context_settings=CONTEXT)
@@ -88,8 +89,7 @@ def sam_candidates(
     run_dir: Path,
     overrides: tuple[str, ...],
     limit: int | None,
-    workers: int,
-    cluster: str | None,
+    engine: Engine,
     dry_run: bool,
     force: bool,
     difference: int | None,
@@ -123,10 +123,11 @@ def sam_candidates(
         lambda: stage.sam_candidates(
             section,
             run_dir,
-            engine=Engine(workers=workers, cluster=cluster),
+            engine=engine,
             limit=limit,
             replace=force_to_replace(force),
         ),
+        engine,
     )
     return finish_stage(summary, candidate_facts(summary.counters))
 
@@ -148,9 +149,9 @@ def candidate_facts(counters: dict[str, float]) -> dict[str, Any]:
 
 @click.group(context_settings=CONTEXT)
 def inspect_shards() -> None:
-    """Look into, export, verify and repair the stores of a run.
+    """Look into, export, verify and repair the stores of a run, and say what is to be done.
 
-    PATH is a .zarr folder or, for summary, verify and repair, a run directory.
+    PATH is a .zarr folder or, for summary, verify and repair, a run directory; RUN is one.
 
     Example: inspect-shards summary runs/demo
     """
@@ -276,3 +277,7 @@ def repair(*, path: Path, failed: bool) -> int:
             counts += f", {states.count('failed')} with failed items to be tried again"
         click.echo(f"{store}: {counts}" + (f"; run '{audit.verb_of(store)}'" if states else ""))
     return 0
+
+
+for command in COMMANDS:
+    inspect_shards.add_command(command)

@@ -1,10 +1,11 @@
 """What all verbs share: their options, errors as one line, exit codes, the summary table.
 
-Exit codes: 0 done, 1 refused (one line says why), 2 unusable arguments, 3 done but some items
-failed, 75 interrupted: run the same command again to go on.
+Exit codes: 0 done; 1 refused, or stopped by an error that one line names; 2 unusable arguments;
+3 done, but some items failed; 75 interrupted: run the same command again to go on.
 """
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -16,9 +17,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import stopping
+from pipeline.budget import parse_budget
 from pipeline.config import load_document, parse_config
+from pipeline.engines import ENGINES, Engine
 from pipeline.errors import SemiresError
-from pipeline.records import FailedItem, Plan, run_lock
+from pipeline.locks import Part, run_lock
+from pipeline.preparation import growth_of
+from pipeline.records import FailedItem, Plan
 from pipeline.runner import Replace, StageSummary, check_plan, pending_shards, shards_of
 
 EXIT_ERROR, EXIT_FAILED_ITEMS, EXIT_INTERRUPTED = 1, 3, 75
@@ -36,6 +42,10 @@ class Settings:
         self.config = config
         self.run_dir = run_dir.resolve()  # workers may have started elsewhere
         self._sections = load_document(config, overrides)
+
+    def given(self, name: str) -> Mapping[str, Any]:
+        """Give what the file and `--set` say in one section, unparsed."""
+        return self._sections[name]
 
     def section(self, name: str, cls: type[C]) -> C:
         """Parse one section of stages.yaml into its dataclass."""
@@ -63,11 +73,43 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def stage_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what every stage takes: --limit, --workers, --cluster, --dry-run, --force."""
+    """Add what every stage takes: --limit, --dry-run, --force, and how to run it.
+
+    The function gets `limit`, `dry_run`, `force`, and `engine` made of all others.
+    """
+
+    @functools.wraps(function)
+    def with_engine(*positional: Any, **arguments: Any) -> Any:
+        given = {name: arguments.pop(name) for name in ENGINE_OPTIONS}
+        return function(*positional, engine=_engine(**given), **arguments)
+
+    wrapped: Callable[..., Any] = with_engine
     for option in (
         click.option("--force", is_flag=True, help="Make it anew, whatever is there."),
         click.option(
             "--dry-run", is_flag=True, help="Say what would be done and why; write nothing."
+        ),
+        click.option(
+            "--max-failures", metavar="N|P%",
+            help="Stop, with exit code 1, when more items than this have failed.",
+        ),
+        click.option(
+            "--lifetime", metavar="TIME",
+            help="How long a SLURM worker takes tasks, e.g. 55m; nine tenths of its walltime by "
+            "default.",
+        ),
+        click.option(
+            "--num-shards", type=click.IntRange(min=1), metavar="N",
+            help="For the static engine: into how many parts the stage is split.",
+        ),
+        click.option(
+            "--shard-index", type=click.IntRange(min=0), metavar="I",
+            help="For the static engine: the part to do, from 0.",
+        ),
+        click.option(
+            "--engine", type=click.Choice(list(ENGINES)),
+            help="Where to run; by default what the other options say: this process, --workers, "
+            "--cluster, or --shard-index.",
         ),
         click.option(
             "--cluster", metavar="ADDRESS",
@@ -75,22 +117,49 @@ def stage_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--workers", type=click.IntRange(min=1), default=1, show_default=True,
-            help="Local processes; results do not depend on it.",
+            help="Local processes, or SLURM jobs; results do not depend on it.",
         ),
         click.option(
             "--limit", type=click.IntRange(min=1), metavar="N",
             help="Work on the first N items only (whole shards).",
         ),
     ):  # fmt: skip
-        function = option(function)
-    return run_options(function)
+        wrapped = option(wrapped)
+    return run_options(wrapped)
+
+
+ENGINE_OPTIONS = (
+    "engine", "workers", "cluster", "shard_index", "num_shards", "lifetime", "max_failures",
+)  # fmt: skip
+
+
+def _engine(
+    *,
+    engine: str | None,
+    shard_index: int | None,
+    num_shards: int | None,
+    max_failures: str | None,
+    **others: Any,
+) -> Engine:
+    """Make an engine of its options; what does not fit together is an unusable argument."""
+    if (shard_index is None) != (num_shards is None):
+        raise click.UsageError("--shard-index and --num-shards need each other")
+    part = None
+    if shard_index is not None and num_shards is not None:
+        part = Part(shard_index, num_shards)
+    try:
+        budget = None if max_failures is None else parse_budget(max_failures)
+        return Engine(name=engine, part=part, max_failures=budget, **others)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def verb(function: Verb) -> Callable[..., None]:
     """Turn a function that returns an exit code into a command's body.
 
-    Known errors become one line on stderr and exit 1, an interruption (ctrl-C, SIGTERM) exit 75;
-    anything else keeps its traceback.
+    Known errors become one line on stderr and exit 1, an interruption exit 75; anything else keeps
+    its traceback. SIGTERM lets a stage finish the shards that it is at; ctrl-C, or a second
+    SIGTERM, ends it at once.
     """
 
     @functools.wraps(function)
@@ -103,16 +172,21 @@ def verb(function: Verb) -> Callable[..., None]:
             message = str(error).strip().splitlines()[-1].removeprefix("pipeline.errors.")
             click.echo(f"error: {message}", err=True)
             code = EXIT_ERROR
-        except KeyboardInterrupt:
-            click.echo("interrupted; run the same command again to go on", err=True)
+        except KeyboardInterrupt as error:
+            click.echo(
+                f"{str(error) or 'interrupted'}; run the same command again to go on", err=True
+            )
             code = EXIT_INTERRUPTED
         sys.exit(code)
 
     return wrapped
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    if not stopping.request():
+        raise KeyboardInterrupt
+    # Not by a buffered stream, which the signal may have interrupted.
+    os.write(2, b"finishing the shards that are begun; once more to stop at once\n")
 
 
 def force_to_replace(force: bool) -> Replace:
@@ -120,9 +194,9 @@ def force_to_replace(force: bool) -> Replace:
     return "always" if force else "never"
 
 
-def locked(run_dir: Path, function: Callable[[], C]) -> C:
-    """Run a function while holding the run directory."""
-    with run_lock(run_dir):
+def locked(run_dir: Path, function: Callable[[], C], engine: Engine | None = None) -> C:
+    """Run a function while holding the run directory, alone or as one part of a static run."""
+    with run_lock(run_dir, None if engine is None else engine.part):
         return function()
 
 
@@ -140,6 +214,9 @@ def print_plan(plan: Plan, limit: int | None, made_by: str) -> int:
         f"{plan.stage}: {plan.num_items} {plan.unit} in {plan.num_shards} shards of "
         f"{plan.shard_size}; {len(todo)} to do -> {plan.store}"
     )
+    grown = growth_of(plan)
+    if grown is not None:
+        click.echo(f"grows from {grown} {plan.unit}; whole shards are kept")
     click.echo(f"fingerprint {plan.fingerprint[:16]}")
     return 0
 
@@ -164,7 +241,10 @@ def report_failures(failures: tuple[FailedItem, ...]) -> int:
     for failure in failures[:MAX_FAILURES_SHOWN]:
         click.echo(f"failed: {failure.item}: {failure.reason}", err=True)
     if len(failures) > MAX_FAILURES_SHOWN:
-        click.echo(f"and {len(failures) - MAX_FAILURES_SHOWN} more; see the done records", err=True)
+        click.echo(
+            f"and {len(failures) - MAX_FAILURES_SHOWN} more; see 'inspect-shards failures'",
+            err=True,
+        )
     return EXIT_FAILED_ITEMS if failures else 0
 
 

@@ -1,55 +1,109 @@
-"""Shell: where the tasks of a stage run: in this process, on local processes, on a Dask cluster."""
+"""Shell: where the tasks of a stage run: here, on local processes, on Dask clusters, in parts."""
 
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from pipeline.errors import SemiresError, StoreError
+from pipeline.budget import Budget
+from pipeline.dask_clusters import address_client, local_client, slurm_client
+from pipeline.dask_tasks import run_on
+from pipeline.locks import Part
 
 R = TypeVar("R")
+Stop = Callable[[], bool]
 
-MAX_ATTEMPTS = 3
-"""How often a task is tried before the stage gives up."""
-
-
-_WORKER_SETTINGS = {
-    "distributed.worker.daemon": False,
-    # Dask has glibc give freed memory back at once; networks allocate the same large blocks again
-    # and again, and a third of a worker's time went into the kernel clearing fresh pages.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 30,
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 30,
-}
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEEP_BYTES = 1 << 28
-CONNECT_SECONDS = 30
-"""How long a scheduler may take to answer."""
+
+
+REMOTE = ("address", "slurm")
+"""Engines whose workers may be of another kind than the machine of the driver."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """Where to run tasks; never part of a fingerprint, since results do not depend on it."""
+    """How to run tasks; never part of a fingerprint, since results do not depend on it."""
 
+    name: str | None = None
+    """An entry of `ENGINES`; None goes by the other fields: a part is `static`, an address
+    `address`, several workers `processes`, and one worker `inline`."""
     workers: int = 1
-    """Local processes; 1 runs in this process."""
+    """Local processes, or SLURM jobs."""
     cluster: str | None = None
     """Address of a running Dask scheduler, e.g. tcp://host:8786; None means this machine."""
+    part: Part | None = None
+    """Which shards are this process's, where several share a stage without a scheduler."""
+    lifetime: str | None = None
+    """How long a SLURM worker takes tasks, e.g. 55m; None: nine tenths of its walltime."""
+    max_failures: Budget | None = None
+    """Failed items beyond which a stage stops; None: any number."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ValueError(f"expected at least 1 worker, found {self.workers}")
+        if self.name not in (None, *ENGINES):
+            raise ValueError(f"unknown engine {self.name!r}; known are {', '.join(ENGINES)}")
+        if (self.kind == "address") != (self.cluster is not None):
+            raise ValueError("--cluster ADDRESS goes with --engine address, and only with it")
+        if (self.kind == "static") != (self.part is not None):
+            raise ValueError(
+                "--shard-index and --num-shards go with --engine static, and only with it"
+            )
+        if self.part is not None and not 0 <= self.part.index < self.part.count:
+            raise ValueError(
+                f"expected --shard-index from 0 to {self.part.count - 1}, found {self.part.index}"
+            )
+        if self.lifetime is not None and self.kind != "slurm":
+            raise ValueError("--lifetime goes with --engine slurm, and only with it")
+        if self.workers > 1 and self.kind not in ("processes", "slurm"):
+            raise ValueError(f"--workers {self.workers} means nothing to --engine {self.kind}")
+
+    @property
+    def kind(self) -> str:
+        """The entry of `ENGINES` that runs the tasks."""
+        if self.name is not None:
+            return self.name
+        if self.part is not None:
+            return "static"
+        if self.cluster is not None:
+            return "address"
+        return "inline" if self.workers == 1 else "processes"
+
+    def takes(self, shard: int) -> bool:
+        """Tell whether a shard is this engine's to do."""
+        return self.part is None or shard % self.part.count == self.part.index
+
+
+class Runner(Protocol):
+    """Runs a function on every task; gives (task, result) as they finish."""
+
+    def __call__(
+        self,
+        engine: Engine,
+        function: Callable[[int], R],
+        tasks: Iterable[int],
+        name: str,
+        stop: Stop,
+        /,
+    ) -> Iterator[tuple[int, R]]:
+        """Run tasks until there are no more, or `stop` says so."""
+        ...
 
 
 def run_tasks(
-    engine: Engine, function: Callable[[int], R], tasks: Iterable[int], name: str
+    engine: Engine,
+    function: Callable[[int], R],
+    tasks: Iterable[int],
+    name: str,
+    stop: Stop = lambda: False,
 ) -> Iterator[tuple[int, R]]:
     """Run `function` on every task and give (task, result) as they finish.
 
     In this process an error ends the run at once. On workers a task that raises, or whose worker
-    dies, is tried `MAX_ATTEMPTS` times; a `SemiresError` is not tried again. On a cluster only a
+    dies, is tried again a few times; a `SemiresError` is not. On a cluster only a
     small window is submitted at a time, so that a dying worker takes few tasks along (all tasks of
     a lost worker count as suspicious to Dask).
 
@@ -58,15 +112,13 @@ def run_tasks(
         function: Picklable; safe to run twice for the same task.
         tasks: Shard numbers.
         name: Prefix of the Dask keys.
+        stop: Asked before each task is begun; then those that run are ended and no more begun.
 
     Raises:
-        SemiresError: What a task raised, or that it failed `MAX_ATTEMPTS` times.
+        SemiresError: What a task raised, or that it failed too often.
+        StoppedEarly: If the scheduler is gone.
     """
-    if engine.cluster is None and engine.workers == 1:
-        yield from _run_inline(function, tasks)
-        return
-    with shared_workers() as workers:
-        yield from _run_on(workers.client(engine), function, iter(tasks), name)
+    yield from ENGINES[engine.kind](engine, function, tasks, name, stop)
 
 
 class _Workers:
@@ -74,12 +126,13 @@ class _Workers:
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
-        self._clients: dict[Engine, Any] = {}
+        self._clients: dict[tuple[Any, ...], Any] = {}
 
     def client(self, engine: Engine) -> Any:
-        if engine not in self._clients:
-            self._clients[engine] = self._stack.enter_context(_client(engine))
-        return self._clients[engine]
+        key = (engine.kind, engine.workers, engine.cluster, engine.lifetime)
+        if key not in self._clients:
+            self._clients[key] = self._stack.enter_context(_client(engine))
+        return self._clients[key]
 
 
 _SHARED: ContextVar[_Workers | None] = ContextVar("shared_workers", default=None)
@@ -101,10 +154,44 @@ def shared_workers() -> Iterator[_Workers]:
             _SHARED.reset(token)
 
 
-def _run_inline(function: Callable[[int], R], tasks: Iterable[int]) -> Iterator[tuple[int, R]]:
+def _run_here(
+    _engine: Engine, function: Callable[[int], R], tasks: Iterable[int], _name: str, stop: Stop
+) -> Iterator[tuple[int, R]]:
     keep_freed_memory()
     for task in tasks:
+        if stop():
+            return
         yield task, function(task)
+
+
+def _run_on_workers(
+    engine: Engine, function: Callable[[int], R], tasks: Iterable[int], name: str, stop: Stop
+) -> Iterator[tuple[int, R]]:
+    with shared_workers() as workers:
+        yield from run_on(workers.client(engine), function, iter(tasks), name, stop)
+
+
+ENGINES: dict[str, Runner] = {
+    "inline": _run_here,
+    "processes": _run_on_workers,
+    "address": _run_on_workers,
+    "slurm": _run_on_workers,
+    "static": _run_here,
+}
+"""Where tasks can run. `static` runs here what `Engine.takes`: others do the rest."""
+
+
+@contextmanager
+def _client(engine: Engine) -> Iterator[Any]:
+    if engine.cluster is not None:
+        with address_client(engine.cluster) as client:
+            yield client
+    elif engine.kind == "slurm":
+        with slurm_client(engine.workers, engine.lifetime) as client:
+            yield client
+    else:
+        with local_client(engine.workers) as client:
+            yield client
 
 
 def keep_freed_memory() -> None:
@@ -119,66 +206,3 @@ def keep_freed_memory() -> None:
         return
     for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
         mallopt(parameter, _KEEP_BYTES)
-
-
-@contextmanager
-def _client(engine: Engine) -> Iterator[Any]:
-    import dask
-    from distributed import Client, LocalCluster
-
-    if engine.cluster is not None:
-        try:
-            client = Client(engine.cluster, timeout=CONNECT_SECONDS)
-        except OSError as error:
-            raise StoreError(f"--cluster {engine.cluster}: no Dask scheduler answers") from error
-        with client:
-            yield client
-        return
-    with (
-        dask.config.set(_WORKER_SETTINGS),
-        LocalCluster(
-            n_workers=engine.workers,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # any free port: another job may run here
-            memory_limit=None,
-            silence_logs=50,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
-
-
-def _run_on(
-    client: Any, function: Callable[[int], R], tasks: Iterator[int], name: str
-) -> Iterator[tuple[int, R]]:
-    from distributed import as_completed
-
-    attempts: dict[int, int] = {}
-
-    def submit(task: int) -> Any:
-        attempts[task] = attempts.get(task, 0) + 1
-        key = f"{name}-{task}-{attempts[task]}"
-        future = client.submit(function, task, key=key, pure=False)
-        shard_of[future.key] = task
-        return future
-
-    shard_of: dict[str, int] = {}
-    window = 2 * max(1, len(client.scheduler_info()["workers"]))
-    pending = as_completed([submit(task) for task in islice(tasks, window)])
-    for future in pending:
-        task = shard_of.pop(future.key)
-        error = future.exception()
-        if error is None:
-            yield task, future.result()
-            pending.update([submit(following) for following in islice(tasks, 1)])
-        elif isinstance(error, SemiresError):
-            raise error
-        elif attempts[task] >= MAX_ATTEMPTS:
-            raise StoreError(
-                f"{name}: task {task} failed {MAX_ATTEMPTS} times, last with "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        else:
-            pending.add(submit(task))
-        future.release()

@@ -5,12 +5,10 @@ result, and its fingerprint) and `done/00000.json` per finished shard, written l
 proves completion: a missing chunk reads as zeros, and a file may be half of what was meant.
 """
 
-import fcntl
-import json
+import functools
 import os
 import platform
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +18,12 @@ from typing import Any
 
 from pipeline.config import differences, fingerprint, to_plain
 from pipeline.errors import StoreError
+from pipeline.json_files import atomic_write as atomic_write
+from pipeline.json_files import read_checked, write_checked
+from pipeline.json_files import read_json as read_json
+from pipeline.json_files import sync_folder as sync_folder
+from pipeline.json_files import write_json as write_json
+from pipeline.locks import run_lock as run_lock
 from pipeline.store import ArraySpec
 
 PLAN_FORMAT = 1
@@ -95,8 +99,15 @@ class DoneRecord:
     counters: dict[str, float]
     seconds: float
     versions: dict[str, str]
+    attempts: dict[str, int] = field(default_factory=dict)
+    """How often a failed item was tried, where that is more than once."""
+
+    def attempts_of(self, failure: FailedItem) -> int:
+        """Give how often a failed item was tried."""
+        return self.attempts.get(failure.item, 1)
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Name the versions that matter to a store's bytes."""
     packages = ("numpy", "zarr", "numcodecs")
@@ -113,75 +124,49 @@ def done_path(store: Path, shard: int) -> Path:
     return records_folder(store) / "done" / f"{shard:05d}.json"
 
 
-def atomic_write(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, even after a power cut, sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a value as readable JSON, atomically."""
-    text = json.dumps(to_plain(document), indent=1, sort_keys=True, allow_nan=False)
-    atomic_write(path, (text + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON.
-
-    Raises:
-        StoreError: If the file is missing or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise StoreError(
-            f"{path}: damaged, not JSON ({error}); delete it and run the stage"
-        ) from error
-
-
 def write_done(store: Path, record: DoneRecord) -> None:
     """Write a shard's done record; the last thing that happens to a shard."""
-    write_json(done_path(store, record.shard), record)
+    write_checked(done_path(store, record.shard), to_plain(record))
 
 
 def read_done(store: Path, shard: int, expected_fingerprint: str) -> DoneRecord | None:
     """Read a shard's done record; None if there is none, or it is damaged or of another plan."""
-    path = done_path(store, shard)
-    if not path.exists():
-        return None
+    record = read_any_done(store, shard)
+    return record if record and record.fingerprint == expected_fingerprint else None
+
+
+def read_any_done(store: Path, shard: int) -> DoneRecord | None:
+    """Read a shard's done record, whatever plan it is of; None if it is missing or damaged."""
     try:
-        document = read_json(path)
+        document = read_checked(done_path(store, shard))
         failures = tuple(FailedItem(**entry) for entry in document.pop("failures"))
-        record = DoneRecord(failures=failures, **document)
+        return DoneRecord(failures=failures, **document)
     except (StoreError, TypeError, KeyError, AttributeError):
         return None
-    return record if record.fingerprint == expected_fingerprint else None
+
+
+def files_are_whole(store: Path, record: DoneRecord) -> bool:
+    """Tell whether a shard's files are there and have the recorded lengths."""
+    try:
+        return all(
+            os.stat(f"{store}/{name}").st_size == entry["bytes"]  # noqa: PTH116 - a million times
+            for name, entry in record.files.items()
+        )
+    except (OSError, TypeError, KeyError):
+        return False
 
 
 def shard_is_done(store: Path, shard: int, expected_fingerprint: str) -> bool:
     """Tell whether a shard is done and its files have the recorded lengths."""
     record = read_done(store, shard, expected_fingerprint)
-    return record is not None and all(
-        (store / name).is_file() and (store / name).stat().st_size == entry["bytes"]
-        for name, entry in record.files.items()
-    )
+    return record is not None and files_are_whole(store, record)
+
+
+def begun_shards(store: Path) -> list[int]:
+    """List the shards that have a done record of any plan, readable or not, rising."""
+    folder = done_path(store, 0).parent
+    names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - a million names
+    return sorted(int(name[:-5]) for name in names if name[:-5].isdigit() and name[-5:] == ".json")
 
 
 def stored_plan(store: Path, made_by: str) -> dict[str, Any]:
@@ -193,10 +178,17 @@ def stored_plan(store: Path, made_by: str) -> dict[str, Any]:
     path = records_folder(store) / "plan.json"
     if not path.exists() or not store.is_dir():
         raise StoreError(f"{store}: not there; run '{made_by}' first")
-    document = read_json(path)
-    if not isinstance(document, dict) or not {"plan", "fingerprint"} <= document.keys():
-        raise StoreError(f"{path}: damaged; delete {records_folder(store)} and run '{made_by}'")
+    document = read_checked(path)
+    known = {"plan", "fingerprint", "unit", "metadata"}
+    if not {"plan", "fingerprint"} <= document.keys() <= known:
+        raise StoreError(f"{path}: damaged; delete it and run '{made_by}'")
     return document
+
+
+def write_plan(plan: Plan, metadata: dict[str, str]) -> None:
+    """Write a store's plan; with the hashes of its zarr.json files, by path in the store."""
+    document = {**plan.document(), "metadata": metadata}
+    write_checked(records_folder(plan.store) / "plan.json", document)
 
 
 def refuse_other_plan(plan: Plan, made_by: str) -> None:
@@ -276,29 +268,3 @@ def require_rows(store: Path, made_by: str, rows: range | None = None) -> str:
             f"run '{made_by}' to the end"
         )
     return name
-
-
-@contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
-    """Hold a run directory, so that two drivers never write to it at once.
-
-    The folder is made if missing.
-
-    The lock is the kernel's and goes with the process, however that ends.
-
-    Raises:
-        StoreError: If another process holds it; names host and pid.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / ".lock"
-    with path.open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
-            raise StoreError(f"{run_dir}: in use by {holder}; wait for it or stop it") from error
-        handle.truncate(0)
-        handle.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-        handle.flush()
-        yield

@@ -4,61 +4,34 @@ import functools
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
 
-import numpy.typing as npt
 from tqdm import tqdm
 
+from pipeline.attempts import Attempts, forget_attempts, read_attempts, write_attempts
 from pipeline.engines import Engine, run_tasks
-from pipeline.errors import StoreError
+from pipeline.errors import SemiresError, StoreError
+from pipeline.isolation import GivenUpError, isolate, probing
+from pipeline.preparation import Replace as Replace
+from pipeline.preparation import check_plan as check_plan
+from pipeline.preparation import prepared
 from pipeline.records import (
     DoneRecord,
     FailedItem,
     Plan,
+    begun_shards,
     done_path,
-    drop_replaced,
+    files_are_whole,
     read_done,
-    read_json,
-    records_folder,
     refuse_other_plan,
-    replacing,
     shard_is_done,
     versions,
     write_done,
-    write_json,
 )
-from pipeline.store import (
-    ArraySpec,
-    create_store,
-    metadata_hashes,
-    restore_metadata,
-    sha256_of_shard,
-    shard_files,
-    write_shard,
-)
-
-Replace = Literal["never", "differing", "always"]
-"""When a store that is there is made anew."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardResult:
-    """What a stage computes for one shard: whole columns, failed items, counts that add up."""
-
-    columns: dict[str, npt.NDArray[Any]]
-    failures: tuple[FailedItem, ...] = ()
-    counters: dict[str, float] = field(default_factory=dict)
-
-
-class Work(Protocol):
-    """A stage's computation: picklable, and a pure function of the rows and its own fields."""
-
-    def __call__(self, rows: range) -> ShardResult:
-        """Compute the columns of the given item rows."""
-        ...
+from pipeline.shards import Receipt, Work
+from pipeline.shards import ShardResult as ShardResult
+from pipeline.stopping import requested, stage_running
+from pipeline.store import delete_shard, sha256_of_shard, shard_files, space_needed, write_shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +69,7 @@ def run_stage(
     Args:
         plan: What to write.
         work: How to compute a shard.
-        engine: Where; this process by default.
+        engine: How and where; this process by default.
         limit: Only the shards that hold the first `limit` items.
         replace: Whether to make a store anew that is there: never, if another plan made it, or
             always. The old one comes back if no shard of the new one can be made.
@@ -106,16 +79,85 @@ def run_stage(
         What was done; counters and failures cover all shards that are done, now or before.
 
     Raises:
-        StoreError: If the store was made by another plan and may not be replaced.
+        StoreError: If the store was made by another plan and may not be replaced, more items
+            failed than the engine's `max_failures`, or a shard cannot be done.
+        KeyboardInterrupt: If the stage was asked to stop; shards that had begun are done.
     """
     started = time.monotonic()
-    with _prepared(plan, replace, made_by):
+    engine = engine or Engine()
+    with prepared(plan, replace, made_by, engine.part), stage_running():
+        tally = scan(plan)
+        before = tally.num_done
         wanted = range(plan.num_shards if limit is None else shards_of(plan, limit))
-        todo = [shard for shard in wanted if not shard_is_done(plan.store, shard, plan.fingerprint)]
-        _run_shards(plan, work, engine or Engine(), todo)
-    records = [read_done(plan.store, shard, plan.fingerprint) for shard in range(plan.num_shards)]
-    done = [record for record in records if record is not None]
-    return _summarise(plan, done, todo, time.monotonic() - started)
+        todo = [shard for shard in wanted if not tally.done[shard] and engine.takes(shard)]
+        items = wanted.stop * plan.shard_size if limit is not None else plan.num_items
+        allowed = None
+        if engine.max_failures is not None:
+            allowed = engine.max_failures.allowed(min(items, plan.num_items))
+        _run_shards(plan, work, engine, todo, tally, allowed)
+        _refuse_too_many(plan, tally, engine, allowed)
+        if tally.problems:
+            raise StoreError(f"{plan.store}: {_shown(tally.problems)}; all other shards are done")
+        if requested():
+            raise KeyboardInterrupt
+    if engine.part is not None:
+        tally = scan(plan)  # the other parts were at it, too
+    done_now = [shard for shard in todo if tally.done[shard]]
+    return StageSummary(
+        stage=plan.stage,
+        unit=plan.unit,
+        num_items=plan.num_items,
+        num_shards=plan.num_shards,
+        shards_done_before=before if engine.part is None else tally.num_done - len(done_now),
+        shards_done_now=len(done_now),
+        items_done_now=sum(len(plan.rows(shard)) for shard in done_now),
+        seconds=time.monotonic() - started,
+        counters=dict(sorted(tally.counters.items())),
+        failures=tuple(
+            failure for shard in sorted(tally.failures) for failure in tally.failures[shard]
+        ),
+    )
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is known of a stage's shards; grows with failed items, not with shards or items."""
+
+    done: bytearray
+    """One byte per shard, 1 where it is done."""
+    counters: Counter[str] = field(default_factory=Counter)
+    failures: dict[int, tuple[FailedItem, ...]] = field(default_factory=dict)
+    """By shard, where there are any."""
+    num_failed: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def num_done(self) -> int:
+        """Shards that are done."""
+        return self.done.count(1)
+
+    def add(self, receipt: Receipt | DoneRecord) -> None:
+        """Count a shard in, or note why it is not done."""
+        if isinstance(receipt, Receipt) and receipt.problem is not None:
+            self.problems.append(receipt.problem)
+            return
+        self.done[receipt.shard] = 1
+        self.counters.update(receipt.counters)
+        self.num_failed += len(receipt.failures)
+        if receipt.failures:
+            self.failures[receipt.shard] = receipt.failures
+
+
+def scan(plan: Plan) -> Tally:
+    """Look which shards of a store are done, by their records and the lengths of their files."""
+    tally = Tally(bytearray(plan.num_shards))
+    for shard in begun_shards(plan.store):
+        record = read_done(plan.store, shard, plan.fingerprint)
+        if record is None or record.shard != shard or shard >= plan.num_shards:
+            continue
+        if files_are_whole(plan.store, record):
+            tally.add(record)
+    return tally
 
 
 def shards_of(plan: Plan, limit: int) -> int:
@@ -125,111 +167,121 @@ def shards_of(plan: Plan, limit: int) -> int:
 
 def pending_shards(plan: Plan) -> list[int]:
     """List the shards still to do; all of them where the store is missing or of another plan."""
-    shards = range(plan.num_shards)
-    return [shard for shard in shards if not shard_is_done(plan.store, shard, plan.fingerprint)]
+    done = scan(plan).done
+    return [shard for shard in range(plan.num_shards) if not done[shard]]
 
 
-def check_plan(plan: Plan, made_by: str) -> bool:
-    """Tell whether the store is there and of this plan; False if it has to be created.
+def _run_shards(
+    plan: Plan,
+    work: Work,
+    engine: Engine,
+    todo: list[int],
+    tally: Tally,
+    allowed: int | None,
+) -> None:
+    def stop() -> bool:
+        return requested() or (allowed is not None and tally.num_failed > allowed)
 
-    Raises:
-        StoreError: If another plan made it; names the differences.
-    """
-    path = records_folder(plan.store) / "plan.json"
-    if not path.exists() or not plan.store.is_dir():
-        return False
-    refuse_other_plan(plan, made_by)
-    if read_json(path).get("metadata") != metadata_hashes(plan.store):
-        restore_metadata(plan.store, *_layout(plan))
-    return True
-
-
-def _layout(plan: Plan) -> tuple[tuple[ArraySpec, ...], int, int, dict[str, Any]]:
-    return plan.specs, plan.num_items, plan.shard_size, plan.attributes
-
-
-@contextmanager
-def _prepared(plan: Plan, replace: Replace, made_by: str) -> Iterator[None]:
-    """Have the store of this plan ready, creating it where needed."""
-    try:
-        usable = check_plan(plan, made_by)
-    except StoreError:
-        if replace == "never":
-            raise
-        usable = False
-    if usable and replace != "always":
-        drop_replaced(plan.store, records_folder(plan.store))
-        yield
-        return
-    done = done_path(plan.store, 0).parent
-    with replacing((plan.store, records_folder(plan.store)), lambda: any(done.glob("*.json"))):
-        create_store(plan.store, *_layout(plan))
-        document = {**plan.document(), "metadata": metadata_hashes(plan.store)}
-        write_json(records_folder(plan.store) / "plan.json", document)
-        yield
-
-
-def _run_shards(plan: Plan, work: Work, engine: Engine, todo: list[int]) -> None:
     if not todo:
         return
-    sizes = {shard: len(plan.rows(shard)) for shard in todo}
     task = functools.partial(run_shard, plan, work)
     with tqdm(
-        total=sum(sizes.values()),
+        total=sum(len(plan.rows(shard)) for shard in todo),
         desc=plan.stage,
         unit=f" {plan.unit}",
         file=sys.stderr,
         mininterval=0.5,
         dynamic_ncols=True,
     ) as bar:
-        for shard, num_failed in run_tasks(engine, task, todo, plan.stage):
-            bar.update(sizes[shard])
-            if num_failed:
-                bar.write(f"{plan.stage}: shard {shard}: {num_failed} items failed", sys.stderr)
+        for shard, receipt in run_tasks(engine, task, todo, plan.stage, stop):
+            tally.add(receipt)
+            bar.update(len(plan.rows(shard)))
+            if receipt.problem is not None:
+                bar.write(f"{plan.stage}: {receipt.problem}", sys.stderr)
+            elif receipt.failures:
+                bar.write(
+                    f"{plan.stage}: shard {shard}: {len(receipt.failures)} items failed", sys.stderr
+                )
 
 
-def run_shard(plan: Plan, work: Callable[[range], ShardResult], shard: int) -> int:
+def _refuse_too_many(plan: Plan, tally: Tally, engine: Engine, allowed: int | None) -> None:
+    if allowed is None or tally.num_failed <= allowed:
+        return
+    shard, failures = next(iter(tally.failures.items()))
+    raise StoreError(
+        f"{plan.store}: {tally.num_failed} {plan.unit} failed, more than --max-failures "
+        f"{engine.max_failures} allows ({allowed}); stopped, and what is done is kept; the first "
+        f"is {failures[0].item} of shard {shard}: {failures[0].reason}; 'inspect-shards failures' "
+        f"lists all"
+    )
+
+
+def _shown(problems: list[str]) -> str:
+    more = f"; and {len(problems) - 1} more shards" if len(problems) > 1 else ""
+    return problems[0] + more
+
+
+def run_shard(plan: Plan, work: Work, shard: int) -> Receipt:
     """Compute and write one shard, then its done record; runs in a worker.
 
+    A shard that was begun `MAX_ATTEMPTS` times and never ended is computed around the items that
+    end the process.
+
     Returns:
-        The number of failed items; arrays never travel to the driver.
+        Failed items and counts; arrays never travel to the driver. A shard that was done meanwhile
+        is left as it is.
     """
+    # A worker that outlived its driver must not write into a store that was since made anew.
+    refuse_other_plan(plan, plan.stage)
+    record = read_done(plan.store, shard, plan.fingerprint)
+    if record is not None and files_are_whole(plan.store, record):
+        return Receipt(shard=shard, failures=record.failures, counters=record.counters)
+    before = read_attempts(plan.store, shard)
+    write_attempts(plan.store, shard, Attempts(shard=before.shard + 1, items=before.items))
+    try:
+        receipt = _compute_and_write(plan, work, shard, before)
+    except GivenUpError as error:
+        return Receipt(shard=shard, problem=f"shard {shard}: {error}")
+    except (SemiresError, KeyboardInterrupt):
+        write_attempts(plan.store, shard, before)  # no fault of the items
+        raise
+    forget_attempts(plan.store, shard)
+    return receipt
+
+
+def _compute_and_write(plan: Plan, work: Work, shard: int, before: Attempts) -> Receipt:
     started = time.monotonic()
     rows = plan.rows(shard)
     done_path(plan.store, shard).unlink(missing_ok=True)
-    result = work(rows)
-    # A worker that outlived its driver must not write into a store that was since made anew.
+    attempts: dict[str, int] = {}
+    if before.exhausted:
+        with probing(work) as probe:
+            result, attempts = isolate(work, rows, plan.specs, before, probe)
+    else:
+        result = work(rows)
+    for failure in result.failures:
+        if failure.item in before.items:
+            attempts.setdefault(failure.item, before.items[failure.item] + 1)
     refuse_other_plan(plan, plan.stage)
-    write_shard(plan.store, plan.specs, shard, rows, result.columns)
-    files = sha256_of_shard(shard_files(plan.store, plan.specs, shard), plan.store)
-    record = DoneRecord(
-        shard=shard,
-        start=rows.start,
-        stop=rows.stop,
-        fingerprint=plan.fingerprint,
-        files=files,
-        failures=result.failures,
-        counters=result.counters,
-        seconds=round(time.monotonic() - started, 3),
-        versions=versions(),
-    )
-    write_done(plan.store, record)
-    return len(result.failures)
-
-
-def _summarise(plan: Plan, done: list[DoneRecord], todo: list[int], seconds: float) -> StageSummary:
-    counters: Counter[str] = Counter()
-    for record in done:
-        counters.update(record.counters)
-    return StageSummary(
-        stage=plan.stage,
-        unit=plan.unit,
-        num_items=plan.num_items,
-        num_shards=plan.num_shards,
-        shards_done_before=len(done) - len(todo),
-        shards_done_now=len(todo),
-        items_done_now=sum(len(plan.rows(shard)) for shard in todo),
-        seconds=seconds,
-        counters=dict(sorted(counters.items())),
-        failures=tuple(failure for record in done for failure in record.failures),
-    )
+    try:
+        with space_needed(plan.store):
+            write_shard(plan.store, plan.specs, shard, rows, result.columns)
+            files = sha256_of_shard(shard_files(plan.store, plan.specs, shard), plan.store)
+            record = DoneRecord(
+                shard=shard,
+                start=rows.start,
+                stop=rows.stop,
+                fingerprint=plan.fingerprint,
+                files=files,
+                failures=result.failures,
+                counters=result.counters,
+                seconds=round(time.monotonic() - started, 3),
+                versions=versions(),
+                attempts=attempts,
+            )
+            write_done(plan.store, record)
+    except StoreError:
+        if not shard_is_done(plan.store, shard, plan.fingerprint):
+            delete_shard(plan.store, plan.specs, shard)  # half of it would fill the disk further
+        raise
+    return Receipt(shard=shard, failures=result.failures, counters=result.counters)

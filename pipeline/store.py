@@ -3,13 +3,16 @@
 A store is a group of arrays over the same rows. The driver makes all arrays; a worker opens them,
 never touches metadata, and writes the rows of one shard, which no other task shares. Every chunk
 carries a checksum. Ragged bytes are a `payload` array with one row per shard, so that they too are
-files of one task; a column of offsets says where a row's bytes begin.
+files of one task; a column `NAME_offset` says where a row's bytes begin in payload `NAME`.
 """
 
+import errno
 import hashlib
 import math
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from pipeline.errors import StoreError
 PAYLOAD_CHUNK_BYTES = 1 << 20  # 1 MiB
 PAYLOAD_CAPACITY_BYTES = 1 << 40  # declared, not allocated: chunks that nobody writes do not exist
 ZSTD_LEVEL = 3
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +140,45 @@ def open_store(path: Path) -> zarr.Group:
         raise StoreError(
             f"{path}: no readable Zarr group ({' '.join(str(error).split())})"
         ) from error
+
+
+@contextmanager
+def space_needed(place: Path) -> Iterator[None]:
+    """Turn a full disk, quota or file size limit into one line.
+
+    Raises:
+        StoreError: Names the place and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise StoreError(
+            f"{place}: cannot be written ({error.strerror}); nothing that is done is lost: free "
+            f"some space and run the same command again"
+        ) from error
+
+
+def join_columns(
+    specs: tuple[ArraySpec, ...], pieces: Sequence[dict[str, npt.NDArray[Any]]]
+) -> dict[str, npt.NDArray[Any]]:
+    """Put columns of consecutive rows together as those of one shard.
+
+    Args:
+        specs: The store's arrays.
+        pieces: Columns of one run of rows each, in order, as `write_shard` takes them; at least
+            one.
+    """
+    joined = {spec.name: np.concatenate([piece[spec.name] for piece in pieces]) for spec in specs}
+    for spec in specs:
+        offset = f"{spec.name}_offset"
+        if spec.payload and offset in joined:
+            lengths = [piece[spec.name].size for piece in pieces]
+            starts = np.cumsum([0, *lengths[:-1]])
+            rows = [len(piece[offset]) for piece in pieces]
+            joined[offset] = joined[offset] + np.repeat(starts, rows)
+    return joined
 
 
 def shard_files(path: Path, specs: tuple[ArraySpec, ...], shard: int) -> list[Path]:

@@ -39,8 +39,7 @@ def _refine(
     number: int,
     strategy: str | None,
     limit: int | None,
-    workers: int,
-    cluster: str | None,
+    engine: Engine,
     dry_run: bool,
     force: bool,
 ) -> int:
@@ -60,10 +59,11 @@ def _refine(
             section,
             run_dir,
             number,
-            engine=Engine(workers=workers, cluster=cluster),
+            engine=engine,
             limit=limit,
             replace=force_to_replace(force),
         ),
+        engine,
     )
     facts = {"chain": ", ".join(link.strategy for link in section.chain)}
     if section is not given:
@@ -93,7 +93,7 @@ def refine_labels(context: click.Context, /, **arguments: Any) -> None:
     """
     if context.invoked_subcommand is None:
         _refine(**arguments)
-    for name in arguments:
+    for name in context.params:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"put options after '{context.invoked_subcommand}'")
 

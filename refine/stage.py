@@ -154,6 +154,16 @@ class RefineWork:
                     sums["failed"] += 1
         return ShardResult(columns=columns, failures=tuple(failures), counters=dict(sums))
 
+    def failed_row(self, row: int, reason: str) -> ShardResult:
+        """Give the columns of one expression that has failed, without touching it."""
+        manifest = load_manifest(RunPaths(self.run_dir).manifest)
+        expression = int(manifest.expressions_of("train", labelled=False)[row])
+        columns = empty_columns(1, self.canvas)
+        columns["expression"][0] = expression
+        columns["image"][0] = manifest.expression_image[expression]
+        failure = FailedItem(item=manifest.describe_expression(expression), reason=reason)
+        return ShardResult(columns=columns, failures=(failure,), counters={"failed": 1})
+
     def _refine_row(
         self, columns: dict[str, Any], row: int, image: ImageEvidence, prediction: Prediction
     ) -> dict[str, float]:

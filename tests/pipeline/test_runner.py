@@ -1,6 +1,7 @@
 """A stage is resumable, refuses other configs, and does not depend on how it is run."""
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.audit import repair, verify
+from pipeline.audit import repair, verify, verify_store
+from pipeline.budget import parse_budget
 from pipeline.engines import Engine
 from pipeline.errors import StoreError
-from pipeline.records import FailedItem, Plan, done_path, records_folder, require_rows, run_lock
+from pipeline.records import FailedItem, Plan, done_path, records_folder, require_rows
 from pipeline.runner import ShardResult, run_shard, run_stage
+from pipeline.shards import join_results
 from pipeline.store import ArraySpec, open_store
 
 SPECS = (
@@ -194,10 +197,37 @@ def test_a_damaged_done_record_counts_as_not_done(tmp_path):
     assert run(tmp_path).shards_done_now == 1
 
 
-def test_a_store_without_its_plan_is_made_anew(tmp_path):
+@pytest.mark.parametrize("content", [None, b"{", b'{"fingerprint": 3}'])
+def test_a_lost_or_damaged_plan_is_written_anew_by_what_the_shards_prove(tmp_path, content):
     run(tmp_path)
-    (records_folder(tmp_path / "squares.zarr") / "plan.json").unlink()
-    assert run(tmp_path).shards_done_now == 5
+    store = tmp_path / "squares.zarr"
+    path = records_folder(store) / "plan.json"
+    whole, files = path.read_bytes(), digest(store)
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    assert run(tmp_path).shards_done_now == 0
+    assert path.read_bytes() == whole
+    path.unlink()
+    other = plan(tmp_path, decides={"power": 3})  # which the shards are not of
+    assert run(tmp_path, plan_=other).shards_done_now == 5
+    assert digest(store) == files  # the null model knows no power
+
+
+def test_a_flipped_bit_in_a_plan_is_damage(tmp_path):
+    run(tmp_path)
+    store = tmp_path / "squares.zarr"
+    path = records_folder(store) / "plan.json"
+    whole = path.read_bytes()
+    for position in [*range(8 * 90), *range(720, 8 * len(whole), 97)]:
+        content = bytearray(whole)
+        content[position // 8] ^= 1 << position % 8
+        path.write_bytes(bytes(content))
+        assert verify_store(store).damaged, position
+    assert [state.state for state in repair(store)] == ["damaged"]
+    assert run(tmp_path).shards_done_now == 0
+    assert path.read_bytes() == whole
 
 
 def test_no_items_is_a_complete_stage(tmp_path):
@@ -206,49 +236,132 @@ def test_no_items_is_a_complete_stage(tmp_path):
     assert require_rows(tmp_path / "squares.zarr", "squares")
 
 
-@pytest.mark.dask
-def test_workers_and_their_number_do_not_change_a_byte(tmp_path):
-    run(tmp_path, plan_=plan(tmp_path / "one"))
-    run(tmp_path, plan_=plan(tmp_path / "two"), engine=Engine(workers=2))
-    assert digest(tmp_path / "one" / "squares.zarr") == digest(tmp_path / "two" / "squares.zarr")
-
-
-@pytest.mark.dask
-def test_a_task_that_always_fails_stops_the_stage_with_its_reason(tmp_path):
-    with pytest.raises(StoreError, match=r"task [2-4] failed 3 times, last with Runtime"):
-        run(tmp_path, work=Explode(at=10), engine=Engine(workers=2))
-
-
-@pytest.mark.dask
-def test_a_running_cluster_gives_the_same_bytes(tmp_path):
-    from distributed import LocalCluster
-
-    run(tmp_path, plan_=plan(tmp_path / "here"))
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
-    with LocalCluster(host="127.0.0.1", silence_logs=50, **options) as cluster:
-        engine = Engine(cluster=cluster.scheduler_address)
-        run(tmp_path, plan_=plan(tmp_path / "there"), engine=engine)
-    assert digest(tmp_path / "here" / "squares.zarr") == digest(tmp_path / "there" / "squares.zarr")
-
-
-def test_a_cluster_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.engines.CONNECT_SECONDS", 1)
-    with pytest.raises(StoreError, match=r"--cluster tcp://127.0.0.1:9: no Dask scheduler answers"):
-        run(tmp_path, engine=Engine(cluster="tcp://127.0.0.1:9"))
-
-
-def test_two_drivers_do_not_share_a_run_directory(tmp_path):
-    # flock is per open file, so a second open in this process stands for another driver.
-    with run_lock(tmp_path), pytest.raises(StoreError, match=r"in use by pid \d+ on "):
-        run_lock(tmp_path).__enter__()
-    with run_lock(tmp_path):
-        pass
-
-
 def test_the_done_record_says_what_was_done(tmp_path):
     run(tmp_path)
     record = json.loads(done_path(tmp_path / "squares.zarr", 1).read_text())
     assert (record["start"], record["stop"]) == (5, 10)
     assert record["failures"] == [{"item": "7", "reason": "broken"}]
     assert set(record["files"]) == {"square/c/1", "row/c/1/0", "bytes/c/1/0"}
+    assert next(iter(record)) == "check"
     assert set(record["versions"]) == {"python", "numpy", "zarr", "numcodecs"}
+
+
+def test_a_record_of_before_hashes_and_attempts_still_counts(tmp_path):
+    run(tmp_path)
+    store = tmp_path / "squares.zarr"
+    for path in [*records_folder(store).glob("done/*"), records_folder(store) / "plan.json"]:
+        document = json.loads(path.read_text())
+        for name in ("check", "attempts"):
+            document.pop(name, None)
+        path.write_text(json.dumps(document, indent=1, sort_keys=True))
+    assert run(tmp_path, work=Explode()).shards_done_before == 5
+    assert not verify_store(store).problems
+
+
+@pytest.mark.parametrize("position", [*range(3, 700, 47), *range(700, 4000, 211)])
+def test_a_flipped_bit_in_a_done_record_is_found_and_mended(tmp_path, position):
+    run(tmp_path)
+    store = tmp_path / "squares.zarr"
+    path = done_path(store, 1)
+    content = bytearray(path.read_bytes())
+    content[position // 8 % len(content)] ^= 1 << position % 8
+    path.write_bytes(bytes(content))
+    assert [(state.shard, state.state) for state in repair(store)] == [(1, "damaged")]
+    assert run(tmp_path).shards_done_now == 1
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Every item from `first` on fails, in its own way."""
+
+    first: int
+
+    def __call__(self, rows: range) -> ShardResult:
+        result = Squares(broken=None)(rows)
+        failures = tuple(FailedItem(item=str(i), reason="bad") for i in rows if i >= self.first)
+        return ShardResult(columns=result.columns, failures=failures)
+
+
+@pytest.mark.parametrize(("budget", "allowed"), [("3", 3), ("50%", 11), ("0", 0), ("0%", 0)])
+def test_more_failed_items_than_the_budget_stop_the_stage(tmp_path, budget, allowed):
+    engine = Engine(max_failures=parse_budget(budget))
+    first = 23 - allowed
+    assert len(run(tmp_path, work=Failing(first), engine=engine).failures) == allowed
+    part = plan(tmp_path / "more")
+    with pytest.raises(StoreError, match=rf"items failed, more than --max-failures {budget}"):
+        run(tmp_path, plan_=part, work=Failing(0), engine=engine)
+    done = len(list(records_folder(part.store).glob("done/*.json")))
+    assert done == allowed // 5 + 1  # no shard more than it took to know
+    with pytest.raises(StoreError, match="more than --max-failures"):  # a second time, at once
+        run(tmp_path, plan_=part, work=Explode(), engine=engine)
+    assert len(run(tmp_path, plan_=part, work=Failing(0)).failures) == 23
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "101%", "x%", "3 %%", "%"])
+def test_a_budget_is_a_number_or_a_share(text):
+    with pytest.raises(ValueError, match="expected a number of items or 0% to 100%"):
+        parse_budget(text)
+
+
+def test_items_that_are_tried_again_are_counted(tmp_path):
+    run(tmp_path)
+    store = tmp_path / "squares.zarr"
+    for attempts in (2, 3):
+        repair(store, failed=True)
+        run(tmp_path)
+        assert json.loads(done_path(store, 1).read_text())["attempts"] == {"7": attempts}
+    repair(store, failed=True)
+    run(tmp_path, work=Squares(broken=None))  # now alone in its process; it has healed
+    assert json.loads(done_path(store, 1).read_text())["attempts"] == {}
+    assert not list(records_folder(store).glob("attempts/*"))
+
+
+def test_a_worker_of_a_replaced_plan_deletes_no_proof(tmp_path):
+    run(tmp_path, plan_=plan(tmp_path, decides={"power": 3}))
+    with pytest.raises(StoreError, match="made otherwise"):
+        run_shard(plan(tmp_path), Squares(), 0)
+    assert done_path(tmp_path / "squares.zarr", 0).exists()
+
+
+@dataclass(frozen=True)
+class Two:
+    """Ragged bytes per row, with offsets, as candidates have them."""
+
+    def __call__(self, rows: range) -> ShardResult:
+        lengths = np.array(rows, np.int64) % 4
+        return ShardResult(
+            columns={
+                "bytes": np.concatenate([np.full(n, n, np.uint8) for n in lengths]),
+                "bytes_offset": np.cumsum([0, *lengths[:-1]]),
+            },
+            counters={"bytes": float(lengths.sum())},
+        )
+
+
+@pytest.mark.parametrize("cuts", [(10,), (1, 2, 3), (13, 14)])
+def test_pieces_of_a_shard_are_the_shard(cuts):
+    specs = (
+        ArraySpec(name="bytes", dtype="uint8", payload=True),
+        ArraySpec(name="bytes_offset", dtype="int64"),
+    )
+    edges = [0, *cuts, 16]
+    pieces = [Two()(range(a, b)) for a, b in itertools.pairwise(edges)]
+    joined, whole = join_results(specs, pieces), Two()(range(16))
+    for name, column in whole.columns.items():
+        assert np.array_equal(joined.columns[name], column), name
+    assert joined.counters == whole.counters
+
+
+def test_a_damaged_plan_does_not_hide_damaged_shards(tmp_path):
+    run(tmp_path)
+    store = tmp_path / "squares.zarr"
+    whole = digest(store)
+    (records_folder(store) / "plan.json").write_text("{")
+    victim = store / "row" / "c" / "3" / "0"
+    content = bytearray(victim.read_bytes())
+    content[9] ^= 1
+    victim.write_bytes(bytes(content))
+    done_path(store, 1).write_text("{")
+    assert [state.shard for state in repair(store)] == [-1, 1, 3]
+    assert run(tmp_path).shards_done_now == 2
+    assert digest(store) == whole

@@ -1,0 +1,157 @@
+"""Shell: Dask clusters: local processes, any running scheduler, SLURM jobs."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline.errors import ConfigError, StoreError
+from pipeline.gpus import VISIBLE, count_gpus, take_gpu
+
+CONNECT_SECONDS = 30
+"""How long a scheduler may take to answer."""
+
+_WORKER_SETTINGS = {
+    "distributed.worker.daemon": False,
+    # A worker that is being replaced for the second time after 15 s is closed for good, and in the
+    # end there is none: Dask looks only whether it is there at that moment.
+    "distributed.deploy.lost-worker-timeout": "10000h",
+    # Dask has glibc give freed memory back at once; networks allocate the same large blocks again
+    # and again, and a third of a worker's time went into the kernel clearing fresh pages.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 30,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 30,
+}
+_DEFAULT_WALLTIME, _DEFAULT_MEMORY = "00:30:00", "16GB"
+_STAGGER_SECONDS = 240
+
+
+@contextmanager
+def local_client(workers: int) -> Iterator[Any]:
+    """Start worker processes on this machine, each with a GPU of its own where there are some.
+
+    The scheduler listens on loopback alone.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+    from distributed.diagnostics.plugin import WorkerPlugin
+
+    visible, num_gpus = os.environ.get(VISIBLE), count_gpus()
+
+    class OneGpu(WorkerPlugin):
+        """Run at the start of a worker, and again when a dead one is replaced."""
+
+        name = "one-gpu"
+
+        def setup(self, worker: Any) -> None:
+            take_gpu(worker.name, visible, num_gpus)
+
+    with (
+        dask.config.set(_WORKER_SETTINGS),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",  # any free port: another job may run here
+            memory_limit=None,
+            silence_logs=50,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        if num_gpus:
+            client.register_plugin(OneGpu())
+        yield client
+
+
+@contextmanager
+def address_client(address: str) -> Iterator[Any]:
+    """Connect to a scheduler that runs; its workers and their GPUs are whoever started them's.
+
+    Raises:
+        StoreError: If none answers.
+    """
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"--cluster {address}: no Dask scheduler answers") from error
+    with client:
+        yield client
+
+
+@contextmanager
+def slurm_client(jobs: int, lifetime: str | None) -> Iterator[Any]:
+    """Keep `jobs` SLURM jobs of one worker each running, until the block ends.
+
+    Queue, account, memory, walltime and GPUs are those of dask-jobqueue's own config file. Workers
+    stop taking tasks before their walltime ends, not all at once, and jobs that are
+    preempted are submitted again.
+
+    Args:
+        jobs: Jobs to keep.
+        lifetime: How long a worker takes tasks, e.g. "55m"; None: nine tenths of the walltime.
+
+    Raises:
+        StoreError: If dask-jobqueue is not installed.
+        ConfigError: If the lifetime is none.
+    """
+    import dask
+    from distributed import Client
+
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        raise StoreError(
+            "--engine slurm: dask-jobqueue is not installed; run pip install 'semires[slurm]', or "
+            "use --engine static in a job array"
+        ) from error
+    walltime = dask.config.get("jobqueue.slurm.walltime", None) or _DEFAULT_WALLTIME
+    cores = dask.config.get("jobqueue.slurm.cores", None) or 1
+    memory = dask.config.get("jobqueue.slurm.memory", None) or _DEFAULT_MEMORY
+    with (
+        SLURMCluster(
+            cores=cores,
+            processes=1,
+            memory=memory,
+            walltime=walltime,
+            worker_extra_args=["--nthreads", "1", *lifetime_arguments(lifetime, walltime)],
+            scheduler_options={"dashboard_address": ":0"},
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        cluster.adapt(minimum=jobs, maximum=jobs)
+        yield client
+
+
+def lifetime_arguments(lifetime: str | None, walltime: str) -> list[str]:
+    """Give a Dask worker's arguments, so that it ends before its job is ended.
+
+    Args:
+        lifetime: Number and unit s, m or h, e.g. "55m"; None: nine tenths of the walltime.
+        walltime: SLURM's, as [D-]HH:MM:SS, HH:MM:SS, MM:SS or MM.
+
+    Raises:
+        ConfigError: If either is none of these.
+    """
+    if lifetime is None:
+        seconds = 9 * _seconds_of_walltime(walltime) // 10
+    else:
+        found = re.fullmatch(r"(\d+)([smh])", lifetime)
+        if not found or not int(found[1]):
+            raise ConfigError(f"--lifetime {lifetime}: expected a number and s, m or h, e.g. 55m")
+        seconds = int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    stagger = min(_STAGGER_SECONDS, seconds // 10)
+    return ["--lifetime", f"{seconds}s", "--lifetime-stagger", f"{stagger}s"]
+
+
+def _seconds_of_walltime(walltime: str) -> int:
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", walltime)
+    if not found:
+        raise ConfigError(f"walltime {walltime!r}: expected [D-]HH:MM:SS")
+    parts = [int(part) for part in found[2].split(":")]
+    if found[1] is not None:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    else:
+        hours, minutes, seconds = {1: [0, *parts, 0], 2: [0, *parts], 3: parts}[len(parts)]
+    return ((int(found[1] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds

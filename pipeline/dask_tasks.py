@@ -1,0 +1,173 @@
+"""Shell: run tasks on a Dask cluster, a few at a time, whatever happens to its workers."""
+
+import time
+from asyncio import CancelledError
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
+
+from pipeline.attempts import MAX_ATTEMPTS
+from pipeline.errors import SemiresError, StoreError
+from pipeline.stopping import StoppedEarly
+
+R = TypeVar("R")
+
+MAX_SUBMISSIONS = MAX_ATTEMPTS + 3
+"""How often a task is handed to the cluster. More than its attempts: the last isolates its items,
+and a task also comes back that merely waited on a worker that died."""
+RESULT_SECONDS = 5.0
+"""How long a receipt may take. It lies on its worker: if that dies first, Dask waits for ever, and
+the task is handed out again, to find that it is done."""
+_WINDOW_PER_WORKER = 2
+_COUNT_WORKERS_SECONDS = 5.0
+
+
+def run_on(
+    client: Any,
+    function: Callable[[int], R],
+    tasks: Iterator[int],
+    name: str,
+    stop: Callable[[], bool],
+) -> Iterator[tuple[int, R]]:
+    """Run `function` on every task and give (task, result) as they finish.
+
+    Args:
+        client: Of the cluster.
+        function: Picklable; safe to run twice for the same task.
+        tasks: Task numbers; taken only as workers come free.
+        name: Prefix of the Dask keys.
+        stop: Asked after every task; if true, tasks that are running are awaited, others dropped.
+
+    Raises:
+        SemiresError: What a task raised, or that it failed too often.
+        StoppedEarly: If the scheduler is gone.
+    """
+    window = _Window(client=client, function=function, name=name)
+    try:
+        yield from _finished(window, tasks, stop)
+    except (OSError, CancelledError) as error:
+        if window.is_lost():
+            raise _gone(name) from error
+        raise
+    finally:
+        window.drop()
+
+
+def _finished(
+    window: "_Window", tasks: Iterator[int], stop: Callable[[], bool]
+) -> Iterator[tuple[int, Any]]:
+    window.fill(tasks)
+    for future in window.pending:
+        task = window.task_of.pop(future.key)
+        if future.cancelled():
+            if not window.draining:
+                window.again_after_cancel(task)
+            continue
+        error, found = _outcome(future)
+        if error is None:
+            yield task, found
+        elif not window.draining:
+            window.again_after(error, task)
+        future.release()
+        if not window.draining and stop():
+            window.drain()
+        if not window.draining:
+            window.fill(tasks)
+
+
+def _outcome(future: Any) -> tuple[BaseException | None, Any]:
+    """Give what a finished task raised, or its result; a result that is lost is an error."""
+    try:
+        error = future.exception(timeout=RESULT_SECONDS)
+        return error, None if error is not None else future.result(timeout=RESULT_SECONDS)
+    except TimeoutError as lost:
+        return lost, None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Window:
+    """The few tasks that the cluster knows of."""
+
+    client: Any
+    function: Callable[[int], Any]
+    name: str
+    pending: Any = None
+    task_of: dict[str, int] = field(default_factory=dict)
+    futures: dict[str, Any] = field(default_factory=dict)
+    submissions: dict[int, int] = field(default_factory=dict)
+    draining: bool = False
+    _size: int = 0
+    _counted: float = 0.0
+
+    def __post_init__(self) -> None:
+        from distributed import as_completed
+
+        self.pending = as_completed()
+
+    def fill(self, tasks: Iterator[int]) -> None:
+        """Submit as many tasks as there is room for."""
+        for task in islice(tasks, max(0, self._room() - len(self.task_of))):
+            self._submit(task)
+
+    def _room(self) -> int:
+        """Twice the number of workers, which may change; asked for now and then."""
+        if time.monotonic() - self._counted > _COUNT_WORKERS_SECONDS:
+            workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
+            self._size = _WINDOW_PER_WORKER * max(1, workers)
+            self._counted = time.monotonic()
+        return self._size
+
+    def _submit(self, task: int) -> None:
+        number = self.submissions[task] = self.submissions.get(task, 0) + 1
+        key = f"{self.name}-{task}-{number}-{id(self):x}"
+        future = self.client.submit(self.function, task, key=key, pure=False)
+        self.task_of[future.key] = task
+        self.futures[future.key] = future
+        self.pending.add(future)
+        for gone in self.futures.keys() - self.task_of.keys():
+            del self.futures[gone]
+
+    def again_after(self, error: BaseException, task: int) -> None:
+        """Submit a failed task again, or give up."""
+        if isinstance(error, SemiresError):
+            raise error
+        if self.submissions[task] >= MAX_SUBMISSIONS:
+            raise StoreError(
+                f"{self.name}: task {task} failed {MAX_SUBMISSIONS} times, last with "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        self._submit(task)
+
+    def again_after_cancel(self, task: int) -> None:
+        """Submit a task again that the cluster forgot, unless the scheduler is gone."""
+        if self.is_lost():
+            raise _gone(self.name)
+        self.again_after(RuntimeError("the cluster forgot the task"), task)
+
+    def is_lost(self) -> bool:
+        """Tell whether the connection to the scheduler has ended."""
+        comm = self.client.scheduler_comm
+        return bool(self.client.status != "running" or comm is None or comm.closed())
+
+    def drain(self) -> None:
+        """Drop what has not begun, and await the rest."""
+        self.draining = True
+        running = self.client.run(_executing, on_error="ignore")
+        begun = {key for keys in running.values() for key in keys}
+        waiting = [self.futures[key] for key in self.task_of if key not in begun]
+        self.client.cancel([future for future in waiting if not future.done()])
+
+    def drop(self) -> None:
+        """Have the cluster forget what is left, after an error."""
+        left = [self.futures[key] for key in self.task_of]
+        if left and not self.is_lost():
+            self.client.cancel(left)
+
+
+def _gone(name: str) -> StoppedEarly:
+    return StoppedEarly(f"{name}: the Dask scheduler is gone; start one")
+
+
+def _executing(dask_worker: Any) -> list[str]:
+    return [state.key for state in dask_worker.state.executing]

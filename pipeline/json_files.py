@@ -1,0 +1,94 @@
+"""Shell: files that are whole or absent, and JSON in them."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import to_plain
+from pipeline.errors import StoreError
+
+_CHECK = b'{\n "check": "'
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, even after a power cut, sees all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a value as readable JSON, atomically."""
+    atomic_write(path, _text(document))
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        StoreError: If the file is missing or is no JSON.
+    """
+    return _parse(path, _read(path))
+
+
+def write_checked(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON object, its first line a hash of the others, so that a flipped bit is found."""
+    text = _text(document)
+    check = hashlib.sha256(text).hexdigest().encode()
+    atomic_write(path, text.replace(b"{\n", _CHECK + check + b'",\n', 1))
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """Read what `write_checked` wrote, or an object of an older version, which has no hash.
+
+    Raises:
+        StoreError: If it is missing, damaged or no object.
+    """
+    content = _read(path)
+    damaged = f"{path}: damaged, its hash differs; delete it and run the stage"
+    if content.startswith(_CHECK):
+        check, _, rest = content[len(_CHECK) :].partition(b'",\n')
+        content = b"{\n" + rest
+        if check != hashlib.sha256(content).hexdigest().encode():
+            raise StoreError(damaged)
+    document = _parse(path, content)
+    if not isinstance(document, dict) or "check" in document:
+        raise StoreError(damaged)
+    return document
+
+
+def _text(document: Any) -> bytes:
+    text = json.dumps(to_plain(document), indent=1, sort_keys=True, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _parse(path: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise StoreError(
+            f"{path}: damaged, not JSON ({error}); delete it and run the stage"
+        ) from error

@@ -1,0 +1,170 @@
+"""Shell: have a stage's store ready: made, grown, mended or replaced, before any shard is done."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.errors import StoreError
+from pipeline.growth import grow_store, has_grown
+from pipeline.locks import Part
+from pipeline.records import (
+    Plan,
+    begun_shards,
+    done_path,
+    drop_replaced,
+    read_any_done,
+    records_folder,
+    refuse_other_plan,
+    replacing,
+    stored_plan,
+    write_plan,
+)
+from pipeline.store import (
+    ArraySpec,
+    create_store,
+    metadata_hashes,
+    restore_metadata,
+    space_needed,
+)
+
+Replace = Literal["never", "differing", "always"]
+"""When a store that is there is made anew."""
+
+PREPARE_SECONDS = 120
+"""How long one part of a static run waits for another to make the store."""
+
+
+def check_plan(plan: Plan, made_by: str) -> bool:
+    """Tell whether the store is there and of this plan; False if it has to be created.
+
+    Writes nothing. A store whose plan is lost or damaged is of this plan if its shards are.
+
+    Raises:
+        StoreError: If another plan made it; names the differences.
+    """
+    if not plan.store.is_dir():
+        return False
+    try:
+        stored = stored_plan(plan.store, made_by)
+    except StoreError:
+        if not _shards_are_of(plan) and (records_folder(plan.store) / "plan.json").exists():
+            raise
+        return _shards_are_of(plan)
+    if stored["fingerprint"] != plan.fingerprint and not has_grown(plan, stored):
+        refuse_other_plan(plan, made_by)
+    return True
+
+
+def growth_of(plan: Plan) -> int | None:
+    """Give the number of items that a store holds which the plan would grow; None if none."""
+    try:
+        stored = stored_plan(plan.store, plan.stage)
+    except StoreError:
+        return None
+    if stored["fingerprint"] == plan.fingerprint or not has_grown(plan, stored):
+        return None
+    return int(stored["plan"]["num_items"])
+
+
+@contextmanager
+def prepared(plan: Plan, replace: Replace, made_by: str, part: Part | None) -> Iterator[None]:
+    """Have the store of this plan ready, creating it where needed.
+
+    Args:
+        plan: What to write.
+        replace: Whether to make a store anew that is there.
+        made_by: The verb, for messages.
+        part: Of a static run: the parts make the store once; none replaces it.
+
+    Raises:
+        StoreError: If another plan made it and it may not be replaced.
+    """
+    if part is not None:
+        if replace == "always":
+            raise StoreError(
+                f"{plan.store}: --force would delete what the other parts do; run '{made_by} "
+                f"--force' without --engine static first"
+            )
+        with _one_at_a_time(plan), space_needed(plan.store):
+            if not _is_usable(plan, replace, made_by):
+                _create(plan)
+        yield
+        return
+    with space_needed(plan.store):
+        usable = replace != "always" and _is_usable(plan, replace, made_by)
+    if usable:
+        drop_replaced(plan.store, records_folder(plan.store))
+        yield
+        return
+    done = done_path(plan.store, 0).parent
+    with replacing((plan.store, records_folder(plan.store)), lambda: any(done.glob("*.json"))):
+        with space_needed(plan.store):
+            _create(plan)
+        yield
+
+
+def _is_usable(plan: Plan, replace: Replace, made_by: str) -> bool:
+    """Check the store; mend its plan and metadata, and let it grow, where needed."""
+    try:
+        usable = check_plan(plan, made_by)
+    except StoreError:
+        if replace == "never":
+            raise
+        return False
+    if usable:
+        _mend(plan, made_by)
+    return usable
+
+
+def _mend(plan: Plan, made_by: str) -> None:
+    try:
+        stored = stored_plan(plan.store, made_by)
+    except StoreError:  # the shards prove which plan it was
+        restore_metadata(plan.store, *_layout(plan))
+        write_plan(plan, metadata_hashes(plan.store))
+        return
+    if stored["fingerprint"] != plan.fingerprint:
+        grow_store(plan, stored)
+    elif stored.get("metadata") != metadata_hashes(plan.store):
+        restore_metadata(plan.store, *_layout(plan))
+
+
+def _create(plan: Plan) -> None:
+    create_store(plan.store, *_layout(plan))
+    write_plan(plan, metadata_hashes(plan.store))
+
+
+def _layout(plan: Plan) -> tuple[tuple[ArraySpec, ...], int, int, dict[str, Any]]:
+    return plan.specs, plan.num_items, plan.shard_size, plan.attributes
+
+
+def _shards_are_of(plan: Plan) -> bool:
+    """Tell whether there are done shards, all of this plan."""
+    shards = begun_shards(plan.store)
+    records = (read_any_done(plan.store, shard) for shard in shards)
+    prints = {record.fingerprint for record in records if record is not None}
+    return prints == {plan.fingerprint}
+
+
+@contextmanager
+def _one_at_a_time(plan: Plan) -> Iterator[None]:
+    """Let one part of a static run look after the store; a folder is a lock on any file system."""
+    claim: Path = records_folder(plan.store) / "preparing"
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    waited_until = time.monotonic() + PREPARE_SECONDS
+    while True:
+        try:
+            claim.mkdir()
+            break
+        except FileExistsError:
+            if time.monotonic() > waited_until:
+                claim.touch()  # whoever held it is gone: nobody needs two minutes
+                break
+            time.sleep(0.1)
+    try:
+        yield
+    finally:
+        if claim.is_dir():
+            claim.rmdir()

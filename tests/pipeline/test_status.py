@@ -1,0 +1,202 @@
+"""Status says what is done, missing, stale or damaged, and why; inputs may grow."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.candidate_config import CandidatesConfig
+from pipeline.candidate_stage import plan_candidates, sam_candidates
+from pipeline.cli import inspect_shards
+from pipeline.cli import sam_candidates as verb
+from pipeline.errors import StoreError
+from pipeline.paths import RunPaths
+from pipeline.prepare import prepare_data
+from pipeline.records import done_path, records_folder
+from pipeline.status import failures_of, run_status
+from tests.pipeline.null_stages import digest
+from tests.pipeline.small_data import jsonl_config, line, write_image
+
+FEW = CandidatesConfig(shard_size=2, model="region_merging")
+
+
+def make_run(folder, names, run="run"):
+    """Prepare a run of random images; one of them is no longer an image afterwards."""
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for number, name in enumerate(names):
+        write_image(folder / name, (40, 60), seed=number)
+        lines.append(line(name, number))
+    write_image(folder / "val.png", (40, 60))
+    lines.append(line("val.png", 99, split="val"))
+    prepare_data(jsonl_config(folder, lines), folder / run, force=True)
+    return folder / run
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(inspect_shards, [str(part) for part in arguments])
+
+
+def states(run_dir):
+    return {status.verb: status.state for status in run_status(run_dir)}
+
+
+NAMES = [f"{number}.png" for number in range(7)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_added_images_keep_the_shards_of_the_others(tmp_path, count):
+    run_dir = make_run(tmp_path / "a", NAMES[:count])
+    sam_candidates(FEW, run_dir)
+    make_run(tmp_path / "a", NAMES)
+    (status,) = run_status(run_dir)
+    assert status.state == "to do"
+    assert f"images were added after the {count} of now" in status.reasons[0]
+    summary = sam_candidates(FEW, run_dir)
+    assert summary.complete
+    assert summary.shards_done_before == count // 2
+    fresh = make_run(tmp_path / "b", NAMES)
+    sam_candidates(FEW, fresh)
+    assert digest(RunPaths(run_dir).candidates) == digest(RunPaths(fresh).candidates)
+    assert states(run_dir) == {"sam-candidates": "done"}
+
+
+def test_growth_that_was_killed_goes_on(tmp_path, monkeypatch):
+    run_dir = make_run(tmp_path / "a", NAMES[:4])
+    sam_candidates(FEW, run_dir)
+    make_run(tmp_path / "a", NAMES)
+    monkeypatch.setattr("pipeline.growth.restore_metadata", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sam_candidates(FEW, run_dir)
+    monkeypatch.undo()
+    assert sam_candidates(FEW, run_dir).shards_done_before == 2
+    assert states(run_dir) == {"sam-candidates": "done"}
+
+
+@pytest.mark.parametrize(
+    "names", [["x.png", *NAMES[:6]], NAMES[:3], [*NAMES[:3], "x.png", *NAMES[4:]]]
+)
+def test_images_in_between_exchanged_or_taken_away_are_refused(tmp_path, names):
+    run_dir = make_run(tmp_path / "a", NAMES[:4])
+    sam_candidates(FEW, run_dir)
+    make_run(tmp_path / "a", names)
+    with pytest.raises(StoreError, match=r"inputs.images: .*, now .*--force"):
+        sam_candidates(FEW, run_dir)
+    (status,) = run_status(run_dir)
+    assert status.state == "stale"
+    assert status.reasons[0].startswith("inputs.images: ")
+    result = invoke("status", run_dir)
+    assert result.exit_code == 1
+    assert "stale" in result.stdout
+
+
+def test_what_changes_no_result_is_not_refused(tmp_path):
+    run_dir = make_run(tmp_path / "a", NAMES[:4])
+    sam_candidates(FEW, run_dir)
+    first = plan_candidates(FEW, run_dir).fingerprint
+    other = CandidatesConfig(shard_size=2, model="region_merging", device="cpu")
+    assert plan_candidates(other, run_dir).fingerprint == first
+    assert sam_candidates(other, run_dir).shards_done_now == 0
+
+
+def test_dry_run_says_that_a_store_grows(tmp_path):
+    run_dir = make_run(tmp_path / "a", NAMES[:4])
+    sam_candidates(FEW, run_dir)
+    make_run(tmp_path / "a", NAMES)
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    config = tmp_path / "stages.yaml"
+    config.write_text(
+        "version: 1\ndata: {reader: scenes}\ncandidates: {shard_size: 2, model: region_merging}\n"
+    )
+    result = CliRunner().invoke(
+        verb, ["--config", str(config), "--run-dir", str(run_dir), "--dry-run"]
+    )
+    assert "grows from 4 images; whole shards are kept" in result.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+
+
+def test_failed_items_are_a_table_and_are_tried_again(tmp_path):
+    run_dir = make_run(tmp_path / "a", NAMES[:4])
+    (tmp_path / "a" / "1.png").write_bytes(b"no longer an image")
+    sam_candidates(FEW, run_dir)
+    for attempts in (1, 2):
+        (failure,) = failures_of(run_dir)
+        assert (failure.item, failure.stage, failure.attempts) == ("1.png", "candidates", attempts)
+        result = invoke("failures", run_dir)
+        assert "1.png" in result.stdout
+        assert "1 failed items" in result.stdout
+        (status,) = run_status(run_dir)
+        assert (status.state, status.failed_items) == ("done", 1)
+        result = invoke("retry-failed", run_dir)
+        assert "1 shards with failed items, 0 damaged; run 'sam-candidates'" in result.stdout
+        assert states(run_dir) == {"sam-candidates": "to do"}
+        sam_candidates(FEW, run_dir)
+
+
+def test_damage_is_told_from_what_is_missing(tmp_path):
+    run_dir = make_run(tmp_path / "a", NAMES)
+    sam_candidates(FEW, run_dir)
+    store = RunPaths(run_dir).candidates
+    done_path(store, 0).unlink()
+    done_path(store, 1).write_text("{")
+    (store / "area" / "c" / "2" / "0").write_bytes(b"")
+    (status,) = run_status(run_dir)
+    assert (status.done, status.missing, status.damaged) == (1, 1, 2)
+    assert status.reasons == (
+        "shard 1: its done record is damaged",
+        "shard 2: a file is missing or of another length",
+    )
+    assert invoke("status", run_dir).exit_code == 1
+    (records_folder(store) / "plan.json").write_text("{")
+    (status,) = run_status(run_dir)
+    assert (status.state, status.shards) == ("damaged", None)
+    invoke("repair", run_dir)
+    assert sam_candidates(FEW, run_dir).shards_done_now == 3
+
+
+def test_a_finished_run_is_done_and_a_changed_student_makes_its_heirs_stale(finished_run, tmp_path):
+    found = run_status(finished_run[0])
+    assert {status.state for status in found} == {"done"}
+    assert [status.verb for status in found] == [
+        "sam-candidates", "train-student --round 0", "predict-teacher --round 1",
+        "refine-labels --round 1", "train-student --round 1", "predict-teacher --round 2",
+        "refine-labels --round 2", "train-student --round 2",
+    ]  # fmt: skip
+    run_dir = tmp_path / "copy"
+    shutil.copytree(finished_run[0], run_dir)
+    path = run_dir / "round-0" / "student" / "student.json"
+    document = json.loads(path.read_text())
+    old, document["fingerprint"] = document["fingerprint"], "f" * 64
+    path.write_text(json.dumps(document))
+    by_verb = {status.verb: status for status in run_status(run_dir)}
+    teacher = by_verb.pop("predict-teacher --round 1")
+    assert teacher.reasons[0].startswith("inputs.student: ")
+    assert old[:20] in teacher.reasons[0]
+    assert "ffff" in teacher.reasons[0]
+    assert by_verb["sam-candidates"].state == by_verb["train-student --round 0"].state == "done"
+    assert by_verb["refine-labels --round 1"].reasons == ("round-1/teacher is stale",)
+    assert by_verb["train-student --round 2"].state == "stale"
+
+
+def test_plan_asks_every_stage_and_shows_the_difference(finished_run, small_config):
+    arguments = ["--config", small_config, "--run-dir", finished_run[0]]
+    result = invoke("plan", *arguments)
+    assert result.exit_code == 0, result.output
+    for name in ("sam-candidates", "predict-teacher --round 2", "train-student --round 0"):
+        assert f"{name}:\n" in result.stdout
+    assert "0 to do" in result.stdout
+    changed = invoke("plan", *arguments, "--set", "candidates.canvas=128")
+    assert changed.exit_code == 1
+    assert "would refuse" in changed.stdout
+    assert "canvas: 256, now 128" in changed.stdout
+
+
+def test_who_holds_the_run_is_named(tmp_path):
+    from pipeline.locks import run_lock
+
+    run_dir = make_run(tmp_path / "a", NAMES[:1])
+    sam_candidates(FEW, run_dir)
+    with run_lock(run_dir):
+        assert "in use by pid" in invoke("status", run_dir).stdout
+    assert "in use by" not in invoke("status", run_dir).stdout
