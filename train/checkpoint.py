@@ -72,7 +72,9 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     _sync(folder)
 
 
-def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int | None = None) -> Path:
+def save_checkpoint(
+    root: Path, checkpoint: Checkpoint, *, keep: int | None = None, best: int | None = None
+) -> Path:
     """Write a checkpoint so that a crash at any moment leaves it complete or unfound.
 
     Everything goes to a new temporary folder, is synced, and renamed; the marker comes last. One
@@ -85,6 +87,7 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int | None = No
         root: Folder of all checkpoints; made if missing.
         checkpoint: What to write; one of the same step is replaced.
         keep: Complete checkpoints to leave, the newest ones, at least 1; None leaves all.
+        best: Step of one that is left besides, however old.
 
     Returns:
         The folder written.
@@ -97,7 +100,7 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int | None = No
     root.mkdir(parents=True, exist_ok=True)
     for leftover in root.glob(".new-*"):
         shutil.rmtree(leftover)
-    folder = root / f"step-{checkpoint.step:08d}"
+    folder = folder_at(root, checkpoint.step)
     new = root / f".new-{folder.name}"
     new.mkdir()
     _write_files(new, checkpoint)
@@ -112,8 +115,13 @@ def save_checkpoint(root: Path, checkpoint: Checkpoint, *, keep: int | None = No
     marker.rename(folder / _DONE)
     _sync(folder)
     if keep is not None:
-        _drop_old(root, folder, keep)
+        _drop_old(root, folder, keep, None if best is None else folder_at(root, best))
     return folder
+
+
+def folder_at(root: Path, step: int) -> Path:
+    """Give the folder of a step's checkpoint."""
+    return root / f"step-{step:08d}"
 
 
 def _folders(root: Path) -> list[Path]:
@@ -123,11 +131,11 @@ def _folders(root: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _drop_old(root: Path, newest: Path, keep: int) -> None:
+def _drop_old(root: Path, newest: Path, keep: int, best: Path | None) -> None:
     """Delete complete checkpoints older than `newest` beyond `keep`, and incomplete older ones."""
     older = [path for path in _folders(root) if path.name < newest.name]
     complete = [path for path in older if (path / _DONE).exists()]
-    for path in set(older) - set(complete[: keep - 1]):
+    for path in set(older) - set(complete[: keep - 1]) - {best}:
         (path / _DONE).unlink(missing_ok=True)
         shutil.rmtree(path)
 

@@ -60,8 +60,7 @@ def predict_teacher(
     number: int,
     fold: Fold | None,
     limit: int | None,
-    workers: int,
-    cluster: str | None,
+    engine: Engine,
     dry_run: bool,
     force: bool,
 ) -> int:
@@ -87,11 +86,12 @@ def predict_teacher(
             section,
             run_dir,
             number,
-            engine=Engine(workers=workers, cluster=cluster),
+            engine=engine,
             limit=limit,
             replace=force_to_replace(force),
             fold=fold,
         ),
+        engine,
     )
     return finish_stage(summary)
 
@@ -120,37 +120,57 @@ def train_student(
     Round 0 trains on labelled data alone: the supervised baseline. With --fold it leaves that part
     of the labelled images out and lies apart, in RUN_DIR/calibration.
 
+    With torchrun in front several processes share every step's samples.
+
     Example: train-student --round 2 --set train.student.steps=1000
     """
     from train import student
-    from train.config import TrainConfig
+    from train.presets import train_section
+    from train.processes import joined
     from train.training_folder import phase_of, student_plan
 
     settings = Settings(config, run_dir, overrides)
-    run_dir, section = settings.run_dir, settings.section("train", TrainConfig)
+    run_dir, section = settings.run_dir, train_section(settings)
     number = number if fold is None else 0
     if dry_run:
         plan = student_plan(section, run_dir, number, limit, fold=fold)
         click.echo(f"train-{number}: {phase_of(section, number).steps} steps, {plan}")
         return 0
-    summary = locked(
-        run_dir,
-        lambda: student.train_student(
-            section, run_dir, number, limit=limit, replace=force_to_replace(force), fold=fold
-        ),
-    )
-    print_facts(
-        f"train-{number}" if fold is None else f"train-0 without fold {fold}",
-        {
-            "steps": summary.steps,
-            "labelled expressions": summary.labelled,
-            "refined labels": summary.refined,
-            "resumed at step": summary.resumed_at,
-            "seconds": "done before" if summary.already_done else summary.seconds,
-            "last loss": summary.final_loss,
-        },
-    )
+    with joined() as processes, processes.holding(run_dir):
+        summary = student.train_student(
+            section,
+            run_dir,
+            number,
+            limit=limit,
+            replace=force_to_replace(force),
+            fold=fold,
+            processes=processes,
+        )
+    if not processes.is_first:
+        return 0
+    title = f"train-{number}" if fold is None else f"train-0 without fold {fold}"
+    print_facts(title, training_facts(summary))
     return report_failures(summary.failures)
+
+
+def training_facts(summary: Any) -> dict[str, Any]:
+    """Lay out what a training came to, a `TrainSummary`."""
+    facts: dict[str, Any] = {
+        "steps": summary.steps,
+        "labelled expressions": summary.labelled,
+        "refined labels": summary.refined,
+        "resumed at step": summary.resumed_at,
+        "seconds": "done before" if summary.already_done else summary.seconds,
+        "last loss": summary.final_loss,
+    }
+    if summary.best.best_step is not None:
+        facts["best on val"] = f"{summary.best.best_figure:.4f} after {summary.best.best_step}"
+        facts["stopped early at"] = summary.stopped_at
+    if not summary.already_done:
+        facts["peak memory, MiB"] = f"{summary.peak_memory_bytes / 2**20:.0f}"
+        if summary.peak_gpu_bytes:
+            facts["peak GPU memory, MiB"] = f"{summary.peak_gpu_bytes / 2**20:.0f}"
+    return facts
 
 
 @click.command(context_settings=CONTEXT)
@@ -162,6 +182,10 @@ def train_student(
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="The first N expressions only."
 )
+@click.option(
+    "--against", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+    help="metrics.json of another round or run on the same data: how they differ, and the chance.",
+)  # fmt: skip
 @DRY_RUN
 @run_options
 @verb
@@ -173,14 +197,19 @@ def evaluate_student(
     number: int,
     split: str,
     limit: int | None,
+    against: Path | None,
     dry_run: bool,
 ) -> int:
     """Measure a round's EMA teacher on every sentence of a split.
+
+    The intervals hold 95 % of the results that images drawn anew would give. With torchrun in front
+    several processes share the sentences.
 
     Example: evaluate-student --round 1 --split testA
     """
     from train import evaluate
     from train.config import EvaluateConfig
+    from train.processes import joined
     from train.trained import read_trained
 
     settings = Settings(config, run_dir, overrides)
@@ -191,27 +220,54 @@ def evaluate_student(
         )
         click.echo(f"evaluate {split}: weights {trained.weights_sha256[:16]}")
         return 0
-    result = locked(
-        run_dir,
-        lambda: evaluate.evaluate_student(section, run_dir, number, split, limit=limit),
-    )
-    print_table(f"round {number}, {split}, {result['sentences']} sentences", *metric_table(result))
+    with joined() as processes, processes.holding(run_dir):
+        result = evaluate.evaluate_student(
+            section, run_dir, number, split, limit=limit, against=against, processes=processes
+        )
+    if not processes.is_first:
+        return 0
+    counted = f"{result['sentences']} sentences of {result['images']} images"
+    title = f"round {number}, {split}, {counted}, percent; headline: {result['headline']}"
+    print_table(title, *metric_table(result))
+    if against is not None:
+        title = f"this minus {against}, {result['against']['sentences']} sentences, points"
+        print_table(title, *difference_table(result["against"]))
     return report_failures(tuple(FailedItem(**failure) for failure in result["failed"]))
 
 
 def metric_table(result: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Lay one evaluation out as columns and rows, in percent."""
-    from train.evaluate import PROTOCOLS
+    """Lay one evaluation out in percent: by protocol its interval and its object sizes."""
+    from train.measure import PROTOCOLS
+    from train.outcomes import METRICS
 
-    limits = list(result[PROTOCOLS[0]]["precision_at"])
-    columns = ["protocol", "oIoU", "mIoU", *(f"P@{limit}" for limit in limits)]
     rows: list[list[Any]] = []
-    for protocol in PROTOCOLS:
+    for protocol in (name for name in PROTOCOLS if name in result):
         figures = result[protocol]
-        values = [figures["overall_iou"], figures["mean_iou"]]
-        values += [figures["precision_at"][limit] for limit in limits]
+        values = [figures["overall_iou"], figures["mean_iou"], *figures["precision_at"].values()]
         rows.append([protocol, *(f"{100 * value:.2f}" for value in values)])
-    return columns, rows
+        if figures["interval"] is not None:
+            ends = [figures["interval"][name] for name in METRICS]
+            rows.append(["  95 %", *(f"{100 * low:.1f}–{100 * high:.1f}" for low, high in ends)])
+        for name, part in figures["by_size"].items():
+            both = (part["overall_iou"], part["mean_iou"])
+            shown = [f"{100 * v:.2f}" if part["sentences"] else None for v in both]
+            rows.append([f"  {name} ({part['sentences']})", *shown, *[None] * (len(METRICS) - 2)])
+    return ["protocol", *METRICS], rows
+
+
+def difference_table(found: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Lay out how two evaluations differ, in points; * where the interval leaves 0 out."""
+    from train.measure import PROTOCOLS
+    from train.outcomes import METRICS
+
+    rows: list[list[Any]] = []
+    for protocol in (name for name in PROTOCOLS if found.get(name) is not None):
+        ends = [found[protocol][name] for name in METRICS]
+        stars = ["*" if end["low"] > 0 or end["high"] < 0 else "" for end in ends]
+        gains = [f"{100 * e['gain']:+.2f}{star}" for e, star in zip(ends, stars, strict=True)]
+        rows.append([protocol, *gains])
+        rows.append(["  95 %", *(f"{100 * e['low']:+.1f}…{100 * e['high']:+.1f}" for e in ends)])
+    return ["protocol", *METRICS], rows
 
 
 @click.command(context_settings=CONTEXT)
@@ -259,21 +315,23 @@ def run_rounds(
             say=lambda line: click.echo(f"== {line}", err=True),
         ),
     )
-    print_rounds(summary.rows)
+    print_rounds(summary.rows, summary.best)
     click.echo(f"contact sheet: {summary.sheet}")
     return report_failures(summary.failures)
 
 
-def print_rounds(rows: list[dict[str, Any]]) -> None:
-    """Print labels and student of every round, then the last student on every split."""
+def print_rounds(rows: list[dict[str, Any]], best: int) -> None:
+    """Print labels and student of every round, then the best or last student on every split."""
     from train import rounds
 
     split = next(iter(rows[0]["metrics"]), "val")
     columns = ["round", "raw", "refined", "matched", "helped", "hurt", "oIoU", "mIoU", "P@0.5"]
     title = f"pseudo-labels (raw, refined: mIoU with the truth) and student on {split}; percent"
     print_table(title, columns, rounds.summary_rows(rows, split))
-    splits = rounds.split_rows(rows[-1])
-    print_table("student of the last round; percent", ["split", *columns[-3:]], splits)
+    chosen = next(row for row in rows if row["round"] == best)
+    name = f"best round, {best}" if chosen.get("best") else "last round"
+    splits = rounds.split_rows(chosen)
+    print_table(f"student of the {name}; percent", ["split", *columns[-3:]], splits)
 
 
 def job_config(settings: Settings) -> Any:
@@ -282,7 +340,8 @@ def job_config(settings: Settings) -> Any:
     from pipeline.data_config import DataConfig
     from refine.calibration import CalibrateConfig
     from refine.stage import RefineConfig
-    from train.config import EvaluateConfig, RoundsConfig, TeacherConfig, TrainConfig
+    from train.config import EvaluateConfig, RoundsConfig, TeacherConfig
+    from train.presets import train_section
     from train.rounds import JobConfig
 
     return JobConfig(
@@ -291,7 +350,7 @@ def job_config(settings: Settings) -> Any:
         teacher=settings.section("teacher", TeacherConfig),
         refine=settings.section("refine", RefineConfig),
         calibrate=settings.section("calibrate", CalibrateConfig),
-        train=settings.section("train", TrainConfig),
+        train=train_section(settings),
         evaluate=settings.section("evaluate", EvaluateConfig),
         rounds=settings.section("rounds", RoundsConfig),
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pipeline.manifest import SPLITS
 from train.augment import AugmentConfig
-from train.networks import NETWORKS, lavt_config
+from train.networks import NETWORKS
 
 OptionValue = int | float | bool | tuple[int, ...] | None
 
@@ -26,11 +26,14 @@ class NetworkConfig:
     expressions."""
     max_tokens: int = 20
     """Tokens per sentence, special ones included; longer sentences are cut."""
+    init: tuple[Path, ...] = ()
+    """Files of `import-weights` that round 0 starts from, e.g. one of a Swin and one of BERT; what
+    none of them gives is random."""
 
     def __post_init__(self) -> None:
         if self.name not in NETWORKS:
             raise ValueError(f"name: unknown {self.name!r}; known are {', '.join(NETWORKS)}")
-        positions = lavt_config(self.size, self.options).text_positions
+        positions = NETWORKS[self.name].longest_sentence(self.size, self.options)
         if not 3 <= self.max_tokens <= positions:
             raise ValueError(
                 f"max_tokens: expected 3 to {positions} (text_positions), found {self.max_tokens}"
@@ -46,9 +49,9 @@ class PhaseConfig:
     learning_rate: float = 5e-5
     """AdamW's at the start; falls to exactly 0 by the poly rule."""
     labelled_batch: int = 3
-    """Labelled expressions per step."""
+    """Labelled expressions per step, over all processes and micro-batches together."""
     unlabelled_batch: int = 3
-    """Expressions with a refined label per step; unused in round 0."""
+    """Expressions with a refined label per step, likewise; unused in round 0."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from 0."""
 
@@ -77,7 +80,9 @@ class TrainConfig:
     student: PhaseConfig = field(default_factory=PhaseConfig)
     """Rounds 1 and later: labelled data and refined labels; starts from the teacher."""
     weight_decay: float = 0.01
-    """AdamW's, on all but norms, biases and position tables."""
+    """AdamW's, on all but the backbone's norms and position tables."""
+    frozen: tuple[str, ...] = ()
+    """Beginnings of the names of parameters that never train, e.g. `text.embeddings.`."""
     ema_decay: float = 0.996
     """Share of the old teacher that is kept at every step, in [0, 1); the paper's alpha."""
     ema_warmup: bool = False
@@ -94,6 +99,19 @@ class TrainConfig:
     """Mean over refined labels, or half for matched and half for PWA labels as released."""
     max_grad_norm: float | None = 1.0
     """Norm to which gradients are clipped; None switches it off."""
+    accumulate: int = 1
+    """Micro-batches that a step's samples are dealt into, for batches that do not fit."""
+    batch_norm: Literal["synced", "frozen"] = "synced"
+    """`synced`: statistics of the micro-batch over all processes; `frozen`: the running ones, which
+    then stay as they are. Only with `frozen` do micro-batches add up to the whole batch exactly."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the student's forward and backward pass; weights, losses and AdamW are float32."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Torch's fused attention, or its parts one by one."""
+    channels_last: bool = False
+    """Lay images and convolutions out channels last, which tensor cores like."""
+    compile: Literal["inductor", "aot_eager"] | None = None
+    """Backend of torch.compile; `inductor` generates code, `aot_eager` only traces; None is off."""
     labelled_view: Literal["plain", "weak", "strong"] = "plain"
     """Augmentation of labelled images; the released code has none."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -101,7 +119,21 @@ class TrainConfig:
     save_every: int = 200
     """Steps between checkpoints: what a kill can cost."""
     keep_checkpoints: int = 2
-    """Checkpoints kept while training."""
+    """Checkpoints kept while training: the newest, and the best beside them."""
+    evaluate_every: int | None = None
+    """Steps between looks at the validation split, each of which also saves; None is never."""
+    evaluate_expressions: int = 256
+    """Validation expressions that are looked at, evenly spread over the split."""
+    evaluate_by: Literal["overall_iou", "mean_iou"] = "overall_iou"
+    """Which figure of the EMA teacher says what is better, by the `square` protocol."""
+    patience: int | None = None
+    """Looks without a better figure after which training ends early; None trains to the end."""
+    final: Literal["last", "best"] = "last"
+    """Which teacher the training leaves: that of its last step, or the best one looked at."""
+    damaged: Literal["stop", "skip"] = "stop"
+    """What to do when a label or image cannot be read: end, or leave it out and count it."""
+    tensorboard: bool = False
+    """Also log for TensorBoard, which the extra `watch` installs."""
     num_threads: int | None = None
     """CPU threads of torch; None leaves torch's choice. On a CPU it decides the last bits."""
     loader_workers: int = 0
@@ -119,8 +151,16 @@ class TrainConfig:
                             ("labelled_weight", 0), ("unlabelled_weight", 0)):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, found {getattr(self, name)}")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ValueError(f"num_threads: expected at least 1, found {self.num_threads}")
+        for name in ("num_threads", "evaluate_every", "patience", "accumulate",
+                     "evaluate_expressions"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected at least 1, found {value}")
+        if self.evaluate_every is None and (self.patience is not None or self.final == "best"):
+            raise ValueError(
+                "evaluate_every: expected a number of steps, found none; 'patience' and "
+                "'final: best' need it"
+            )
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm: expected more than 0, found {self.max_grad_norm}")
 
@@ -135,6 +175,16 @@ class TeacherConfig:
     """Expressions per forward pass; decides the last bits, so it is part of the fingerprint."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the teacher runs."""
+    flip: bool = False
+    """Predict the mirror image too, left and right swapped in the sentence, and take the mean of
+    the two logit margins; twice the time."""
+    amp: bool = False
+    """Run the network in bfloat16 where torch's autocast does."""
+    encode_once: bool | None = None
+    """Encode a sentence once for all expressions of a shard that say the same and, where the
+    network allows, an image once for all its expressions. LAVT's words enter between the stages of
+    its backbone, so that only its text is shared. None: where images can be shared. Changes the
+    last bits."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1 or self.batch_size < 1:
@@ -153,14 +203,54 @@ class EvaluateConfig:
     """Expressions per forward pass."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs."""
+    amp: bool = False
+    """Run the network in bfloat16 where torch's autocast does."""
+    protocols: tuple[Literal["square", "image"], ...] = ("square", "image")
+    """`square`: truth nearest-resized to the network's square, as LAVT and the paper do; `image`:
+    the prediction brought to the image's original size."""
+    headline: Literal["square", "image"] = "square"
+    """The protocol that tables of rounds show and decisions go by."""
+    sizes: Literal["coco", "share"] = "coco"
+    """What small and medium objects are: below 32² and 96² pixels of the original image, or below
+    2 % and 10 % of it."""
+    resamples: int = 1000
+    """Draws of images for the 95 % intervals; 0 leaves the intervals out."""
+    seed: int = 0
+    """Of those draws."""
+    sheet_rows: int = 3
+    """Best, median and worst sentences, so many of each, that are drawn; 0 draws none."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, found {self.batch_size}")
+        for name, least in (("batch_size", 1), ("resamples", 0), ("seed", 0), ("sheet_rows", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, found {getattr(self, name)}")
+        if self.headline not in self.protocols or len(set(self.protocols)) < len(self.protocols):
+            raise ValueError(
+                f"protocols: expected each once and the headline {self.headline!r} among them, "
+                f"found {', '.join(self.protocols) or 'none'}"
+            )
         for split in (*self.splits, *self.final_splits):
             if split not in SPLITS:
                 known = ", ".join(SPLITS)
                 raise ValueError(f"splits: unknown {split!r}; known are {known}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopConfig:
+    """When `run-rounds` ends before its last round: no round has helped for a while."""
+
+    metric: Literal["mIoU", "oIoU"] = "mIoU"
+    """Of the first of `evaluate.splits`, by the headline's protocol."""
+    patience: int = 1
+    """Rounds in a row that may fail to beat the best one before."""
+    min_gain: float = 0.0
+    """What a round must gain on the best one before to count, in [0, 1); 0.01 is one point."""
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise ValueError(f"patience: expected at least 1, found {self.patience}")
+        if not 0 <= self.min_gain < 1:
+            raise ValueError(f"min_gain: expected a number in [0, 1), found {self.min_gain}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +264,8 @@ class RoundsConfig:
     calibrate: bool = False
     """Whether every round refines with the strategy that is best on held-out labelled images;
     costs `calibrate.folds` burn-ins. Where none beats the teacher, `refine.chain` stays."""
+    stop: StopConfig | None = None
+    """When to end before the last round; None does them all."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.sheet_rows < 1:

@@ -1,15 +1,13 @@
 """Shell: the samples of a round, read lazily in each loading process."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pipeline.errors import ItemError, StoreError
 from pipeline.images import read_image
@@ -20,11 +18,24 @@ from refine.labels import NO_LABEL, LabelReader
 from refine.strategies import KEEP_LABEL, UNTRAINED
 from train import augment
 from train.config import TrainConfig
-from train.order import LABELLED, Draw, draws_at
+from train.label_rows import FastLabelReader
+from train.loss import IGNORE
+from train.order import LABELLED, Draw
 from train.text import TextEncoder, load_text_encoder
 
-Batch = dict[str, torch.Tensor]
 SampleArrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample as it is loaded: arrays as in `batches.Batch`, without the first axis."""
+
+    arrays: SampleArrays
+    row: int
+    """Manifest row of the expression."""
+    labelled: bool
+    damage: str | None
+    """What is wrong, if it cannot be read."""
 
 
 class SquareCache:
@@ -142,7 +153,7 @@ class RoundSource:
     """What `load_text_encoder` reads."""
 
 
-class RoundDataset(Dataset[SampleArrays]):
+class RoundDataset(Dataset[Sample]):
     """Samples of one round by their draw; picklable, opens files in the process that reads."""
 
     def __init__(self, source: RoundSource) -> None:
@@ -152,8 +163,12 @@ class RoundDataset(Dataset[SampleArrays]):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}
 
-    def __getitem__(self, draw: Draw) -> SampleArrays:
-        """Load one sample: image (3, S, S), label and weight (S, S), token ids and mask (L,)."""
+    def __getitem__(self, draw: Draw) -> Sample:
+        """Load one sample.
+
+        Raises:
+            SemiresError: If its label or image cannot be read and `damaged` is `stop`.
+        """
         if self._open is None:
             self._open = _OpenRound(self._source)
         return self._open.load(draw)
@@ -169,11 +184,43 @@ class _OpenRound:
         self._side = source.side
         self._index = source.index
         self._manifest = load_manifest(paths.manifest)
-        self._labels = LabelReader(paths.labels(number)) if number else None
+        self._labels = FastLabelReader(paths.labels(number)) if number else None
         self._squares = SquareCache(self._manifest, source.side, config.cache_bytes)
         self._text: TextEncoder = load_text_encoder(source.vocabulary, config.network.max_tokens)
 
-    def load(self, draw: Draw) -> SampleArrays:
+    def load(self, draw: Draw) -> Sample:
+        labelled = draw.stream == LABELLED
+        try:
+            arrays, row = self._read(draw)
+        except (StoreError, ItemError) as error:
+            if self._config.damaged == "stop":
+                raise
+            reason = " ".join(str(error).split())
+            row = self._row(draw)
+            return Sample(self._blank(row, refined=labelled), row, labelled, reason)
+        return Sample(arrays, row, labelled, None)
+
+    def _row(self, draw: Draw) -> int:
+        """Give the manifest row of a sample's expression."""
+        if draw.stream == LABELLED:
+            return int(self._index.labelled[draw.index])
+        assert self._labels is not None, "round 0 draws no refined labels"
+        return int(self._labels.scalars()["expression"][self._index.refined[draw.index]])
+
+    def _blank(self, row: int, *, refined: bool) -> SampleArrays:
+        """Give what stands for a sample that cannot be read: grey, its label ignored."""
+        side = self._side
+        ids_NL, tokens_NL = self._text.encode([self._manifest.expression_text[row]])
+        return {
+            "image": np.zeros((3, side, side), np.float32),
+            "label": np.full((side, side), IGNORE, np.uint8),
+            "weight": np.zeros((side, side), np.float32),
+            "token_ids": ids_NL[0],
+            "token_mask": tokens_NL[0],
+            "refined": np.asarray(refined),
+        }
+
+    def _read(self, draw: Draw) -> tuple[SampleArrays, int]:
         labelled = draw.stream == LABELLED
         if labelled:
             expression = int(self._index.labelled[draw.index])
@@ -199,7 +246,7 @@ class _OpenRound:
             sentence = augment.swap_sides(sentence)
         view = self._config.labelled_view if labelled else "strong"
         ids_NL, tokens_NL = self._text.encode([sentence])
-        return {
+        arrays = {
             "image": _view(view, pixels, self._side, rng, self._config.augment),
             "label": mask_SS,
             "weight": weight_SS.astype(np.float32) / np.float32(255),
@@ -207,6 +254,7 @@ class _OpenRound:
             "token_mask": tokens_NL[0],
             "refined": np.asarray(refined),
         }
+        return arrays, expression
 
     def _truth(self, expression: int) -> npt.NDArray[np.uint8]:
         mask = self._manifest.truth(int(self._manifest.expression_object[expression]), None)
@@ -238,48 +286,3 @@ def _view(
         return augment.normalize(augment.resize_image(pixels, side))
     make = augment.weak_view if name == "weak" else augment.strong_view
     return make(pixels, side, rng, config)
-
-
-class StepSampler:
-    """The draws of every step from `start` on, a batch each."""
-
-    def __init__(
-        self,
-        *,
-        seed: int,
-        number: int,
-        steps: range,
-        counts: tuple[int, int],
-        batch: tuple[int, int],
-    ) -> None:
-        self._arguments = (seed, number, counts, batch)
-        self._steps = steps
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        seed, number, counts, batch = self._arguments
-        for step in self._steps:
-            yield draws_at(seed, number, step, counts, batch)
-
-
-def collate(samples: list[SampleArrays]) -> Batch:
-    """Stack samples into tensors; labels become int64."""
-    stacked = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
-    stacked["label"] = stacked["label"].astype(np.int64)
-    return {name: torch.from_numpy(array) for name, array in stacked.items()}
-
-
-def make_loader(
-    dataset: RoundDataset, sampler: StepSampler, num_workers: int
-) -> "DataLoader[SampleArrays]":
-    """Give a loader whose batches do not depend on the number of workers."""
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=collate,
-        multiprocessing_context="spawn" if num_workers else None,
-        persistent_workers=num_workers > 0,
-    )

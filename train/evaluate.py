@@ -1,27 +1,31 @@
-"""Shell: measure a round's network on every sentence of a split, by both protocols."""
+"""Shell: measure a round's network on every sentence of a split, by both protocols.
 
+`metrics.json` holds the figures by split; beside it lies `metrics-SPLIT.npz`, the pixels counted
+for every sentence, of which the figures are made and by which two runs are compared.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+import numpy.typing as npt
 
+from pipeline.columns import file_sha256
 from pipeline.config import to_plain
 from pipeline.devices import resolve_device, use_threads
 from pipeline.errors import StoreError
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import FailedItem, read_json, write_json
-from refine.upsample import upsample_align_corners
-from train import augment
+from train.comparison import compare_with, stored_outcomes
 from train.config import EvaluateConfig
-from train.metrics import THRESHOLDS, IoUSums, iou_sums
-from train.predict import Predictor
-from train.trained import load_trained, read_trained
-
-PROTOCOLS = ("square", "image")
-"""`square`: truth nearest-resized to the network's square (LAVT, SemiRES); `image`: the prediction
-brought to the image's original size."""
+from train.measure import measure
+from train.outcomes import Outcomes, figures, join, save_outcomes
+from train.predictor import Passes, Predictor, predictor_of
+from train.processes import ALONE, Processes
+from train.sheets import write_result_sheet
+from train.trained import Trained, load_trained, read_trained
 
 
 def evaluate_student(
@@ -31,93 +35,193 @@ def evaluate_student(
     split: str,
     *,
     limit: int | None = None,
+    against: Path | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Evaluate the EMA teacher of a round and record it in `round-R/metrics.json`.
 
-    Results are kept per split, beside the hashes of weights and data that they belong to; asked for
-    again, they are read back, unless an item failed.
+    What was counted is kept per split, beside the hashes of weights and data that it belongs to;
+    asked for again, it is read back, unless an item failed. Best, median and worst sentences are
+    drawn in `round-R/evaluation-SPLIT.png`.
 
     Args:
-        config: Batch size and device.
+        config: Protocols, intervals, batch size and device.
         run_dir: Run directory; the round must be trained.
         number: The round.
         split: A split with known truth.
         limit: Only the first `limit` expressions; such a result is not recorded.
+        against: `metrics.json` of another round or run on the same data, to compare with.
+        processes: Those that evaluate together, each calling this; None for one alone.
 
     Returns:
-        Per protocol `overall_iou`, `mean_iou` and `precision_at`, fractions in [0, 1]; with
-        `sentences`, `failed` items (item, reason) and the hashes of its `inputs`.
+        Per protocol the values of `outcomes.figures`; `headline`, the protocol that counts;
+        `sentences`, `images`, `failed` items (item, reason), the hashes of its `inputs`; with
+        `against`, the differences per protocol.
 
     Raises:
-        StoreError: If the round is not trained or the split has no truth.
+        StoreError: If the round is not trained, the split has no truth, or there is nothing to
+            compare with.
     """
-    paths = RunPaths(run_dir)
-    trained = read_trained(paths.student(number), f"train-student --round {number}")
-    recorded = read_json(paths.metrics(number)) if paths.metrics(number).exists() else {}
-    manifest = load_manifest(paths.manifest)
-    inputs = {"weights": trained.weights_sha256, "manifest": manifest.fingerprint}
-    found: dict[str, Any] | None = recorded.get(split)
-    if limit is None and found is not None and found["inputs"] == inputs and not found["failed"]:
-        return found
-    expressions = sentences_with_truth(manifest, split)[:limit]
-    if not len(expressions):
-        raise StoreError(f"split {split!r} has no expression with a truth; choose another")
-    use_threads(1)  # two threads that wait for each other stall on a busy machine
-    network, text = load_trained(trained, resolve_device(config.device))
-    predictor = Predictor(
-        manifest=manifest,
-        network=network,
-        text=text,
-        side=trained.side,
-        batch_size=config.batch_size,
-    )
-    sums, failures = _measure(predictor, expressions, f"evaluate-{number} {split}")
-    result: dict[str, Any] = {name: _figures(sums[name]) for name in PROTOCOLS}
-    result |= {
-        "sentences": sums["image"].count,
-        "failed": [to_plain(failure) for failure in failures],
-        "inputs": inputs,
-    }
-    if limit is None:
-        write_json(paths.metrics(number), {**recorded, split: result})
+    task = _task(config, run_dir, number, split, limit, processes or ALONE)
+    outcomes, failures = _find(task)
+    result = _result(config, outcomes, failures, task.inputs)
+    if task.processes.is_first and task.records:
+        _record(task.metrics, split, result)
+    if task.processes.is_first and against is not None:
+        result["against"] = compare_with(config, result, outcomes, against, split)
     return result
 
 
-def sentences_with_truth(manifest: Manifest, split: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """What is to be evaluated, and by whom."""
+
+    config: EvaluateConfig
+    split: str
+    trained: Trained
+    manifest: Manifest
+    expressions: npt.NDArray[np.int64]
+    inputs: dict[str, Any]
+    """What decides the columns; what is off leaves no trace."""
+    metrics: Path
+    sheet: Path
+    records: bool
+    """Whether files are written: not where only some sentences are evaluated."""
+    name: str
+    """For the progress bar."""
+    processes: Processes
+
+
+def _task(
+    config: EvaluateConfig,
+    run_dir: Path,
+    number: int,
+    split: str,
+    limit: int | None,
+    processes: Processes,
+) -> _Task:
+    def make() -> _Task:
+        paths = RunPaths(run_dir)
+        trained = read_trained(paths.student(number), f"train-student --round {number}")
+        manifest = load_manifest(paths.manifest)
+        expressions = sentences_with_truth(manifest, split)[:limit]
+        if not len(expressions):
+            raise StoreError(f"split {split!r} has no expression with a truth; choose another")
+        return _Task(
+            config=config,
+            split=split,
+            trained=trained,
+            manifest=manifest,
+            expressions=expressions,
+            inputs={
+                "weights": trained.weights_sha256,
+                "manifest": manifest.fingerprint,
+                **({"amp": True} if config.amp else {}),
+            },
+            metrics=paths.metrics(number),
+            sheet=sheet_path(run_dir, number, split),
+            records=limit is None,
+            name=f"evaluate-{number} {split}",
+            processes=processes,
+        )
+
+    return processes.together(make)
+
+
+def _find(task: _Task) -> tuple[Outcomes, list[FailedItem]]:
+    """Read the columns back, or measure them and write them down; see to the picture."""
+    processes, config = task.processes, task.config
+    found, shown = processes.from_first(lambda: (_kept(task), task.sheet.exists()))
+    draws = task.records and config.sheet_rows > 0
+    if found is not None and (shown or not draws):
+        return found
+    predictor = _predictor(task)
+    if found is None:
+        found = _share(task, predictor)
+        if processes.is_first and task.records:
+            save_outcomes(_columns_path(task.metrics, task.split), found[0])
+    if processes.is_first and draws and len(found[0]):
+        write_result_sheet(predictor, found[0], config.headline, task.sheet, config.sheet_rows)
+    return found
+
+
+def sentences_with_truth(manifest: Manifest, split: str) -> npt.NDArray[np.int64]:
     """List the expression rows of a split whose object has a known mask."""
     rows = manifest.expressions_of(split)
     lengths = np.diff(manifest.object_rle.offsets)
     return np.asarray(rows[lengths[manifest.expression_object[rows]] > 0], np.int64)
 
 
-def _measure(
-    predictor: Predictor, expressions: np.ndarray[Any, np.dtype[np.int64]], name: str
-) -> tuple[dict[str, IoUSums], list[FailedItem]]:
-    sums = {protocol: IoUSums() for protocol in PROTOCOLS}
-    failed: list[FailedItem] = []
-    with tqdm(total=len(expressions), desc=name, unit=" expressions", mininterval=0.5) as bar:
-        for positions, margin_Bhw, failures in predictor.margins(expressions):
-            for position, reason in failures.items():
-                item = predictor.manifest.describe_expression(int(expressions[position]))
-                failed.append(FailedItem(item=item, reason=reason))
-            for position, margin_hw in zip(positions, margin_Bhw, strict=True):
-                row = int(predictor.manifest.expression_object[expressions[position]])
-                truth_HW = predictor.manifest.truth(row, None)
-                assert truth_HW is not None, "only sentences with a truth are evaluated"
-                square = (predictor.side, predictor.side)
-                truth_SS = augment.resize_mask(truth_HW.astype(np.uint8), predictor.side) > 0
-                pairs = {"square": (square, truth_SS), "image": (truth_HW.shape, truth_HW)}
-                for protocol, (size, truth) in pairs.items():
-                    mask = upsample_align_corners(margin_hw, size) > 0
-                    sums[protocol] += iou_sums(mask[None], truth[None])
-            bar.update(len(positions) + len(failures))
-    return sums, failed
+def sheet_path(run_dir: Path, number: int, split: str) -> Path:
+    """Give the place of the picture of best, median and worst sentences."""
+    return RunPaths(run_dir).round(number) / f"evaluation-{split}.png"
 
 
-def _figures(sums: IoUSums) -> dict[str, Any]:
-    precision = {f"{limit:g}": sums.precision_at(limit) for limit in THRESHOLDS}
-    return {
-        "overall_iou": sums.overall_iou,
-        "mean_iou": sums.mean_iou,
-        "precision_at": precision,
+def _predictor(task: _Task) -> Predictor:
+    use_threads(1)  # two threads that wait for each other stall on a busy machine
+    device = task.processes.device(resolve_device(task.config.device))
+    loaded = task.processes.together(lambda: load_trained(task.trained, device))
+    passes = Passes(amp=task.config.amp)
+    return predictor_of(task.trained, task.manifest, loaded, task.config.batch_size, passes)
+
+
+def _share(task: _Task, predictor: Predictor) -> tuple[Outcomes, list[FailedItem]]:
+    """Measure in every process its run of the expressions; give the whole to all of them."""
+    processes, protocols = task.processes, task.config.protocols
+    mine = np.array_split(task.expressions, processes.count)[processes.rank]
+    own = processes.together(
+        lambda: measure(predictor, mine, protocols, task.name, silent=not processes.is_first)
+    )
+    parts = processes.gather(own)
+    return join([part for part, _ in parts]), [item for _, failed in parts for item in failed]
+
+
+def _kept(task: _Task) -> tuple[Outcomes, list[FailedItem]] | None:
+    """Read columns that need not be measured again; None if there are none such."""
+    if not task.records:
+        return None
+    try:
+        found, outcomes = stored_outcomes(task.metrics, task.split)
+    except StoreError:
+        return None
+    usable = found["inputs"] == task.inputs and not found["failed"]
+    if not usable or not set(task.config.protocols) <= set(outcomes.protocols):
+        return None
+    return outcomes, []
+
+
+def _result(
+    config: EvaluateConfig,
+    outcomes: Outcomes,
+    failures: list[FailedItem],
+    inputs: dict[str, Any],
+) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "sizes": config.sizes,
+        "resamples": config.resamples,
+        "seed": config.seed,
     }
+    return {
+        **{name: figures(outcomes, name, **settings) for name in config.protocols},
+        **settings,
+        "headline": config.headline,
+        "sentences": len(outcomes),
+        "images": len(np.unique(outcomes.image)),
+        "failed": [to_plain(failure) for failure in failures],
+        "inputs": inputs,
+    }
+
+
+def _columns_path(metrics: Path, split: str) -> Path:
+    return metrics.with_name(f"metrics-{split}.npz")
+
+
+def _record(metrics: Path, split: str, result: dict[str, Any]) -> None:
+    """Write the figures, which name the columns that they are made of."""
+    recorded = read_json(metrics) if metrics.exists() else {}
+    if not isinstance(recorded, dict):
+        raise StoreError(f"{metrics}: expected figures by split, found another; delete it")
+    path = _columns_path(metrics, split)
+    result["outcomes"] = {"file": path.name, "sha256": file_sha256(path)}
+    if recorded.get(split) != result:
+        write_json(metrics, {**recorded, split: result})

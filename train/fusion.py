@@ -19,10 +19,12 @@ def instance_norm(x_BNC: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
         eps: Added to the variance.
 
     Returns:
-        Shape (B, N, C), zero mean and unit (biased) variance along N.
+        Shape and dtype of the input, zero mean and unit (biased) variance along N; bfloat16 is
+        normalised in float32.
     """
-    variance_B1C, mean_B1C = torch.var_mean(x_BNC, dim=1, keepdim=True, correction=0)
-    return (x_BNC - mean_B1C) * torch.rsqrt(variance_B1C + eps)
+    wide_BNC = x_BNC.float() if x_BNC.dtype == torch.bfloat16 else x_BNC
+    variance_B1C, mean_B1C = torch.var_mean(wide_BNC, dim=1, keepdim=True, correction=0)
+    return ((wide_BNC - mean_B1C) * torch.rsqrt(variance_B1C + eps)).to(x_BNC.dtype)
 
 
 class PixelWordAttention(nn.Module):
@@ -45,6 +47,16 @@ class PixelWordAttention(nn.Module):
         self.output = nn.Linear(dim, dim)
         self.joint = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
+
+    def initialize_as_published(self) -> None:
+        """Draw weights and biases uniformly within 1 / sqrt(fan in), as of torch's convolutions.
+
+        The random numbers come from torch's generator.
+        """
+        for layer in (self.visual, self.query, self.key, self.value, self.output, self.joint):
+            bound = layer.in_features**-0.5
+            nn.init.uniform_(layer.weight, -bound, bound)
+            nn.init.uniform_(layer.bias, -bound, bound)
 
     def _split(self, x_BNC: torch.Tensor) -> torch.Tensor:
         heads: torch.Tensor = x_BNC.unflatten(-1, (self.num_heads, -1))

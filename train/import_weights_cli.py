@@ -54,10 +54,10 @@ def import_weights(
 
     Example: import-weights --from swin swin_base_patch4_window12_384_22k.pth
     """
-    from train.config import TrainConfig
+    from train.presets import train_section
 
     settings = Settings(config, run_dir, overrides)
-    section = settings.section("train", TrainConfig)
+    section = train_section(settings)
     if path is None:
         raise click.UsageError("PATH is missing: the published file, e.g. refcoco.pth")
     from train.import_weights import survey_published, write_imported

@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 from pipeline.errors import ConfigError
 from pipeline.torchvision_ops import ensure_importable
-from train.fusion import FusionStage
+from train.fusion import FusionStage, PixelWordAttention
 
 ensure_importable()
 
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel  # noqa: E402
+
+from train.stochastic_depth import drop_both_branches  # noqa: E402
 
 NUM_CLASSES = 2
 """Channels of the logits: background, foreground."""
@@ -63,6 +65,9 @@ class LavtConfig:
     """Dropout of BERT, in [0, 1)."""
     init_std: float | None = 0.02
     """Deviation of random linear weights; None means 1 / sqrt(fan in), better for narrow ones."""
+    published_fusion_init: bool = True
+    """Draw the pixel-word attention as the released code does, uniform within 1 / sqrt(fan in),
+    biases too: its projections are convolutions there, which keep torch's own initialisation."""
 
     def __post_init__(self) -> None:
         num_stages = len(self.depths)
@@ -112,6 +117,7 @@ LAVT_SIZES: dict[str, LavtConfig] = {
         text_positions=32,
         text_dropout=0.0,
         init_std=None,
+        published_fusion_init=False,
     ),
     "tiny": LavtConfig(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7),
     "small": LavtConfig(
@@ -187,6 +193,7 @@ def _swin(config: LavtConfig) -> SwinModel:
     )
     # Unused here, and DistributedDataParallel refuses unused weights.
     swin.layernorm = nn.Identity()  # type: ignore[assignment]
+    drop_both_branches(swin)
     return swin
 
 
@@ -240,6 +247,10 @@ class Lavt(nn.Module):
             config.stage_dims, config.decoder_channels or config.stage_dims[-1] // 2
         )
         _initialize(self, config.init_std)
+        if config.published_fusion_init:
+            for layer in self.fusions.modules():
+                if isinstance(layer, PixelWordAttention):
+                    layer.initialize_as_published()
 
     def _encode(
         self, images_B3HW: torch.Tensor, words_BLT: torch.Tensor, mask_BL: torch.Tensor

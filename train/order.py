@@ -54,3 +54,22 @@ def draws_at(
             order = permutation(seed, number, stream, epoch, count)
             draws.append(Draw(stream=stream, index=int(order[at]), epoch=epoch))
     return draws
+
+
+def deal(draws: list[Draw], accumulate: int, rank: int, processes: int) -> list[list[Draw]]:
+    """Deal a step's samples: micro-batch by micro-batch, the part of one process.
+
+    Like cards: every `accumulate`-th sample goes to the same micro-batch, and of those every
+    `processes`-th to the same process. So a micro-batch holds the same samples however many
+    processes share it, and labelled samples stay first in every part.
+
+    Args:
+        draws: All samples of the step.
+        accumulate: Micro-batches.
+        rank: The process, from 0.
+        processes: How many there are.
+
+    Returns:
+        `accumulate` lists, none of them empty if there is a sample for each list of each process.
+    """
+    return [draws[micro::accumulate][rank::processes] for micro in range(accumulate)]

@@ -2,30 +2,28 @@
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from pipeline.devices import resolve_device, use_threads
-from pipeline.engines import Engine
-from pipeline.errors import ConfigError, ItemError, StoreError
+from pipeline.engines import REMOTE, Engine
+from pipeline.errors import ConfigError, StoreError
 from pipeline.folds import Fold, held_out_images
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import FailedItem, Plan
 from pipeline.runner import Replace, ShardResult, StageSummary, run_stage
 from refine.teacher_store import confidence_of, encode_logits, teacher_arrays
-from train import augment
 from train.config import TeacherConfig
-from train.data import SquareCache
+from train.networks import NETWORKS
+from train.predictor import Passes, encodes_once, predictor_of
 from train.text import TextEncoder
-from train.trained import Trained, load_trained, predict_margins, read_trained
+from train.trained import Trained, load_trained, read_trained
 
 ALGORITHM_VERSION = 2
 """Raised whenever the same weights and inputs would give other predictions."""
@@ -42,58 +40,6 @@ def _load(folder: Path, weights_sha256: str, device: str) -> tuple[Trained, nn.M
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Predictor:
-    """A network that turns manifest expressions into logit margins, batch by batch."""
-
-    manifest: Manifest
-    network: nn.Module
-    text: TextEncoder
-    side: int
-    batch_size: int
-
-    def margins(
-        self, expressions: npt.NDArray[np.int64]
-    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], dict[int, str]]]:
-        """Predict expressions, whose order should be that of their images.
-
-        Args:
-            expressions: Manifest rows, (n,).
-
-        Yields:
-            Per batch the positions (b,) in `expressions` that were predicted, their margins
-            (b, h, w) float32, and per position that failed the reason.
-        """
-        squares = SquareCache(self.manifest, self.side, 1 << 26)
-        images = self.manifest.expression_image[expressions]
-        for start in range(0, len(expressions), self.batch_size):
-            batch = range(start, min(start + self.batch_size, len(expressions)))
-            usable, pixels, failed = [], [], {}
-            for position in batch:
-                try:
-                    pixels.append(augment.normalize(squares.square(int(images[position]))))
-                    usable.append(position)
-                except ItemError as error:
-                    failed[position] = str(error)
-            rows = np.asarray(usable, np.int64)
-            yield rows, self._predict(expressions[rows], pixels), failed
-
-    def _predict(
-        self, expressions: npt.NDArray[np.int64], pixels: list[npt.NDArray[np.float32]]
-    ) -> npt.NDArray[np.float32]:
-        if not pixels:
-            return np.zeros((0, 1, 1), np.float32)
-        sentences = [self.manifest.expression_text[row] for row in expressions]
-        ids_BL, mask_BL = self.text.encode(sentences)
-        margin_Bhw = predict_margins(
-            self.network,
-            torch.from_numpy(np.stack(pixels)),
-            torch.from_numpy(ids_BL),
-            torch.from_numpy(mask_BL),
-        )
-        return np.asarray(margin_Bhw.numpy(), np.float32)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherWork:
     """Predict the expressions of one shard."""
 
@@ -103,6 +49,7 @@ class TeacherWork:
     weights_sha256: str
     batch_size: int
     device: str
+    passes: Passes
 
     def __call__(self, rows: range) -> ShardResult:
         """Give the columns of `teacher.zarr` for the given rows."""
@@ -118,13 +65,7 @@ class TeacherWork:
             "confidence": np.zeros(len(rows), np.float32),
             "logit": np.zeros((len(rows), *trained.stride_size), np.float16),
         }
-        predictor = Predictor(
-            manifest=manifest,
-            network=network,
-            text=text,
-            side=trained.side,
-            batch_size=self.batch_size,
-        )
+        predictor = predictor_of(trained, manifest, (network, text), self.batch_size, self.passes)
         failures: list[FailedItem] = []
         counters: dict[str, float] = defaultdict(float)
         for positions, margin_Bhw, failed in predictor.margins(expressions):
@@ -140,6 +81,21 @@ class TeacherWork:
                 item = manifest.describe_expression(int(expressions[position]))
                 failures.append(FailedItem(item=item, reason=reason))
         return ShardResult(columns=columns, failures=tuple(failures), counters=dict(counters))
+
+    def failed_row(self, row: int, reason: str) -> ShardResult:
+        """Give the columns of one expression that has failed, without touching it."""
+        manifest = load_manifest(RunPaths(self.run_dir).manifest)
+        expression = expressions_to_predict(manifest, self.fold)[row : row + 1]
+        size = read_trained(self.student, "train-student").stride_size
+        columns: dict[str, npt.NDArray[Any]] = {
+            "expression": expression,
+            "valid": np.zeros(1, np.uint8),
+            "confidence": np.zeros(1, np.float32),
+            "logit": np.zeros((1, *size), np.float16),
+        }
+        item = manifest.describe_expression(int(expression[0]))
+        failure = FailedItem(item=item, reason=reason)
+        return ShardResult(columns=columns, failures=(failure,), counters={"failed": 1})
 
 
 def expressions_to_predict(manifest: Manifest, fold: Fold | None) -> npt.NDArray[np.int64]:
@@ -190,6 +146,7 @@ def plan_teacher(
         decides={
             "algorithm_version": ALGORITHM_VERSION,
             "batch_size": config.batch_size,
+            **_departures(config, trained),
             **({} if fold is None else {"held_out": str(fold)}),
             "inputs": {
                 "manifest": manifest.fingerprint,
@@ -200,6 +157,18 @@ def plan_teacher(
         attributes={"round": number, "decision": "foreground where logit > 0"},
     )
     return plan, trained
+
+
+def passes_of(config: TeacherConfig) -> Passes:
+    """Pick how the network is run."""
+    return Passes(flip=config.flip, amp=config.amp, encode_once=config.encode_once)
+
+
+def _departures(config: TeacherConfig, trained: Trained) -> dict[str, bool]:
+    """List what is not the plain forward pass, so that plain stores keep their fingerprint."""
+    once = encodes_once(passes_of(config), NETWORKS[trained.network.name])
+    found = {"flip": config.flip, "amp": config.amp, "encode_once": once}
+    return {name: chosen for name, chosen in found.items() if chosen}
 
 
 def predict_teacher(
@@ -236,8 +205,9 @@ def predict_teacher(
         weights_sha256=trained.weights_sha256,
         batch_size=config.batch_size,
         device=config.device,
+        passes=passes_of(config),
     )
-    if engine is None or engine.cluster is None:
+    if engine is None or engine.kind not in REMOTE:
         resolve_device(config.device)  # refuses before anything is replaced
     return run_stage(
         plan,

@@ -22,6 +22,7 @@ from refine.contact_sheet import write_contact_sheet
 from refine.stage import RefineConfig, config_of_round, refine_labels
 from train.config import EvaluateConfig, RoundsConfig, TeacherConfig, TrainConfig
 from train.evaluate import evaluate_student, sentences_with_truth
+from train.gains import best_round, gain_line, gain_of_round, reason_to_stop
 from train.predict import predict_teacher
 from train.student import train_student
 
@@ -47,6 +48,8 @@ class JobSummary:
     rows: list[dict[str, Any]]
     sheet: Path | None
     failures: tuple[FailedItem, ...]
+    best: int
+    """The round that `rounds.stop` finds best; without it the last one."""
 
 
 def run_rounds(
@@ -97,6 +100,7 @@ def _run(
     failures += sam_candidates(config.candidates, run_dir, **stage).failures
     rows: list[dict[str, Any]] = []
     for number in range(config.rounds.rounds + 1):
+        last = number == config.rounds.rounds
         row: dict[str, Any] = {"round": number}
         if number:
             say(f"round {number}: teacher")
@@ -111,14 +115,23 @@ def _run(
             row |= {"quality": quality}
         say(f"round {number}: train" if number else "round 0: burn-in on labelled data")
         failures += train_student(config.train, run_dir, number, replace=replace).failures
-        last = number == config.rounds.rounds
-        row["metrics"] = _evaluate(config.evaluate, run_dir, number, last=last)
+        final = last and config.rounds.stop is None
+        row["metrics"] = _evaluate(config.evaluate, run_dir, number, final=final)
+        rows.append(row)
+        if number:
+            row["gain"] = gain_of_round(config.evaluate, run_dir, number)
+            say(gain_line(number, row["gain"]))
+        reason = reason_to_stop(rows, config.rounds.stop, config.evaluate)
+        if reason is not None and not last:
+            say(reason)
+            break
+    best = _mark_best(config, run_dir, rows)
+    for row in rows:
         for result in row["metrics"].values():
             failures += [FailedItem(**failure) for failure in result["failed"]]
-        rows.append(row)
-    sheet = _sheet(config, run_dir)
+    sheet = _sheet(config, run_dir, rows[-1]["round"])
     write_json(run_dir / "summary.json", rows)
-    return JobSummary(rows=rows, sheet=sheet, failures=_distinct(failures))
+    return JobSummary(rows=rows, sheet=sheet, failures=_distinct(failures), best=best)
 
 
 def _calibrate(
@@ -142,11 +155,23 @@ def _calibrate(
     return failures
 
 
+def _mark_best(config: JobConfig, run_dir: Path, rows: list[dict[str, Any]]) -> int:
+    """Find the round that counts; with `rounds.stop` mark it and evaluate its final splits."""
+    if config.rounds.stop is None:
+        number: int = rows[-1]["round"]
+        return number
+    best = best_round(rows, config.rounds.stop, config.evaluate)
+    row = next(row for row in rows if row["round"] == best)
+    row["best"] = True
+    row["metrics"] = _evaluate(config.evaluate, run_dir, best, final=True)
+    return best
+
+
 def _evaluate(
-    config: EvaluateConfig, run_dir: Path, number: int, *, last: bool
+    config: EvaluateConfig, run_dir: Path, number: int, *, final: bool
 ) -> dict[str, dict[str, Any]]:
     manifest = load_manifest(RunPaths(run_dir).manifest)
-    splits = dict.fromkeys(config.splits + (config.final_splits if last else ()))
+    splits = dict.fromkeys(config.splits + (config.final_splits if final else ()))
     return {
         split: evaluate_student(config, run_dir, number, split)
         for split in splits
@@ -154,8 +179,7 @@ def _evaluate(
     }
 
 
-def _sheet(config: JobConfig, run_dir: Path) -> Path:
-    number = config.rounds.rounds
+def _sheet(config: JobConfig, run_dir: Path, number: int) -> Path:
     path = RunPaths(run_dir).round(number) / "sheet.png"
     return write_contact_sheet(run_dir, number, path, config.rounds.sheet_rows)
 
@@ -168,7 +192,7 @@ def summary_rows(rows: list[dict[str, Any]], split: str) -> list[list[Any]]:
     """Lay a job's rounds out as table rows, percentages with two digits.
 
     Columns: round, mIoU of raw and of refined labels with the truth, match rate, labels helped,
-    labels hurt; the student's oIoU, mIoU and P@0.5 by the `square` protocol on `split`.
+    labels hurt; the student's oIoU, mIoU and P@0.5 by the headline's protocol on `split`.
     """
     table = []
     for row in rows:
@@ -182,12 +206,12 @@ def summary_rows(rows: list[dict[str, Any]], split: str) -> list[list[Any]]:
 
 
 def split_rows(row: dict[str, Any]) -> list[list[Any]]:
-    """Lay one round's student out by split: name, oIoU, mIoU, P@0.5 by the `square` protocol."""
+    """Lay one round's student out by split: name, oIoU, mIoU, P@0.5 by the headline's protocol."""
     return [[split, *_figures(result)] for split, result in row["metrics"].items()]
 
 
 def _figures(result: dict[str, Any]) -> list[str | None]:
-    figures = result.get("square", {})
+    figures = result.get(result.get("headline", "square"), {})
     precision = figures.get("precision_at", {}).get("0.5")
     return [_percent(v) for v in (figures.get("overall_iou"), figures.get("mean_iou"), precision)]
 

@@ -1,50 +1,51 @@
 """Shell: train one round: labelled data, and refined labels from round 1 on."""
 
 import dataclasses
-import math
-import os
-import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pipeline.devices import resolve_device, use_threads
 from pipeline.errors import ConfigError
 from pipeline.folds import Fold, held_out_images
-from pipeline.manifest import load_manifest
+from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.records import FailedItem, require_rows
 from pipeline.runner import Replace
-from train.checkpoint import (
-    Checkpoint,
-    latest,
-    load_checkpoint,
-    load_weights,
-    load_weights_file,
-    save_checkpoint,
-)
+from train.checkpoint import latest, load_weights, load_weights_file
 from train.config import TrainConfig
-from train.data import RoundDataset, RoundSource, SampleIndex, StepSampler, build_index, make_loader
+from train.data import RoundSource, build_index
 from train.ema import make_teacher
+from train.execution import prepare_student, share_batch_norm, wrap_student
+from train.loop import Task, run_steps
 from train.optim import make_optimizer
 from train.order import LABELLED, UNLABELLED
-from train.step import Parts, seed_of, train_step
+from train.processes import ALONE, Processes
+from train.published.starting import start_from
+from train.state import (
+    TrainingState,
+    choose_final,
+    restore_state,
+    share_skipped,
+    skipped_items,
+)
+from train.step import Parts, seed_of
 from train.trained import WEIGHTS, build_network
 from train.training_folder import (
     begun,
-    cut_log,
     finish,
     folder_of,
     is_done,
-    log_step,
     phase_of,
     prepare_tokenizer,
     student_plan,
 )
+from train.validation import NO_LOOK, Examiner, Progress, rows_to_look_at
+from train.watch import peak_memory, require_tensorboard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,15 @@ class TrainSummary:
     labelled: int
     refined: int
     failures: tuple[FailedItem, ...]
-    """Labelled images that cannot be read."""
+    """Labelled images that cannot be read, and samples skipped on the way."""
+    best: Progress = NO_LOOK
+    """What the looks at the validation split came to."""
+    stopped_at: int | None = None
+    """Step after which patience was at an end; None if it was not."""
+    peak_memory_bytes: float = 0.0
+    """Most memory that one of the training processes held."""
+    peak_gpu_bytes: float = 0.0
+    """Most GPU memory of one process; 0 without a GPU."""
 
 
 def train_student(
@@ -72,12 +81,13 @@ def train_student(
     limit: int | None = None,
     replace: Replace = "never",
     fold: Fold | None = None,
+    processes: Processes | None = None,
 ) -> TrainSummary:
     """Train a round's student and its EMA teacher, resuming where a training was stopped.
 
     Stopping and resuming gives the same bytes as not stopping, on the same machine with the same
     number of threads: the order of samples, their augmentation and the network's own randomness
-    are functions of seed, round and step alone.
+    are functions of seed, round and step alone. SIGTERM ends the running step and saves.
 
     Args:
         config: All hyper-parameters.
@@ -86,18 +96,75 @@ def train_student(
         limit: Use only the first `limit` refined labels (labelled expressions in round 0).
         replace: Whether to train anew where a training is there.
         fold: The labelled images to leave out, for calibration; round 0 only.
+        processes: Those that train together, each calling this; None for one alone.
 
     Raises:
-        ConfigError: If a fold is asked of a later round, or has no images.
-        StoreError: If inputs are missing or a training configured otherwise is in the way.
+        ConfigError: If a fold is asked of a later round or has no images, or a step has too few
+            samples for all processes and micro-batches.
+        StoreError: If inputs are missing, made otherwise or damaged, or a training configured
+            otherwise is in the way.
         SemiresError: If the loss is not finite; names the step.
+        KeyboardInterrupt: After SIGTERM, when all is saved.
     """
-    _refuse_several_processes()
+    processes = processes or ALONE
     started = time.monotonic()
+    count = processes.count
+    task = processes.from_first(
+        lambda: _prepare(config, run_dir, number, limit, replace, fold, count)
+    )
+    state, resumed_at, parts = TrainingState(), None, None
+    if not task.done:
+        use_threads(config.num_threads)
+        with begun(task.folder, task.plan) if processes.is_first else nullcontext():
+            processes.wait()
+            state, resumed_at, parts = _train(task, processes)
+            processes.wait()
+    steps = phase_of(config, number).steps
+    own, gpu = processes.largest([*peak_memory(parts.device if parts else "cpu")])
+    return TrainSummary(
+        number=number,
+        steps=steps,
+        resumed_at=resumed_at,
+        seconds=0.0 if task.done else time.monotonic() - started,
+        already_done=task.done,
+        final_loss=None if task.done else state.loss,
+        labelled=task.index.counts[0],
+        refined=task.index.counts[1],
+        failures=(*task.failures, *skipped_items(run_dir, state)),
+        best=state.progress,
+        stopped_at=state.step if 0 < state.step < steps else None,
+        peak_memory_bytes=own,
+        peak_gpu_bytes=gpu,
+    )
+
+
+def _refuse_too_small_a_batch(config: TrainConfig, number: int, processes: int) -> None:
+    phase = phase_of(config, number)
+    samples = phase.labelled_batch + (phase.unlabelled_batch if number else 0)
+    if samples < config.accumulate * processes:
+        raise ConfigError(
+            f"expected at least {config.accumulate * processes} samples per step, one for each of "
+            f"{config.accumulate} micro-batches on {processes} processes, found {samples}; raise "
+            f"the batch, or lower train.accumulate or the number of processes"
+        )
+
+
+def _prepare(
+    config: TrainConfig,
+    run_dir: Path,
+    number: int,
+    limit: int | None,
+    replace: Replace,
+    fold: Fold | None,
+    num_processes: int,
+) -> Task:
+    """Check the inputs and list what is trained on; writes nothing."""
+    _refuse_too_small_a_batch(config, number, num_processes)
     if fold is not None and number:
         raise ConfigError(f"--fold {fold}: folds are trained in round 0, found --round {number}")
+    if config.tensorboard:
+        require_tensorboard()
     paths = RunPaths(run_dir)
-    folder = folder_of(run_dir, number, fold)
     labels = paths.labels(number) if number else None
     if labels is not None:
         needed = None if limit is None else range(limit)
@@ -108,124 +175,80 @@ def train_student(
     plan = student_plan(config, run_dir, number, limit, failures, fold)
     if limit is not None:
         index = index.first(limit, stream=LABELLED if labels is None else UNLABELLED)
-    summary = TrainSummary(
+    return Task(
+        config=config,
+        run_dir=run_dir,
         number=number,
-        steps=phase_of(config, number).steps,
-        resumed_at=None,
-        seconds=0.0,
-        already_done=True,
-        final_loss=None,
-        labelled=index.counts[0],
-        refined=index.counts[1],
+        fold=fold,
+        index=index,
         failures=failures,
-    )
-    if is_done(folder, plan, replace):
-        return summary
-    use_threads(config.num_threads)
-    with begun(folder, plan):
-        resumed_at, loss = _train(config, run_dir, number, plan, index, fold)
-    return dataclasses.replace(
-        summary,
-        already_done=False,
-        resumed_at=resumed_at,
-        final_loss=loss,
-        seconds=time.monotonic() - started,
+        plan=plan,
+        done=is_done(folder_of(run_dir, number, fold), plan, replace),
     )
 
 
-def _refuse_several_processes() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            f"train-student runs in one process so far, found WORLD_SIZE="
-            f"{os.environ['WORLD_SIZE']}; start it without torchrun"
-        )
-
-
-def _train(
-    config: TrainConfig,
-    run_dir: Path,
-    number: int,
-    plan: dict[str, Any],
-    index: SampleIndex,
-    fold: Fold | None,
-) -> tuple[int | None, float]:
-    folder = folder_of(run_dir, number, fold)
-    phase = phase_of(config, number)
-    vocab_size, vocabulary = prepare_tokenizer(config, run_dir, number, fold)
-    parts, side = _build(config, run_dir, number, vocab_size)
-    checkpoints = folder / "checkpoints"
-    found = latest(checkpoints)
-    start = _restore(parts, found) if found is not None else 0
-    cut_log(folder / "log.csv", start)
-    dataset = RoundDataset(
-        RoundSource(
-            config=config,
-            run_dir=run_dir,
-            number=number,
-            index=index,
-            side=side,
-            vocabulary=vocabulary,
-        )
+def _train(task: Task, processes: Processes) -> tuple[TrainingState, int | None, Parts]:
+    """Train to the end, or go on from the newest checkpoint, and write what the training leaves."""
+    config, number = task.config, task.number
+    vocab_size, vocabulary = processes.from_first(
+        lambda: prepare_tokenizer(config, task.run_dir, number, task.fold)
     )
-    batch = (phase.labelled_batch, phase.unlabelled_batch if number else 0)
-    sampler = StepSampler(
-        seed=config.seed,
+    manifest = load_manifest(RunPaths(task.run_dir).manifest)
+    parts, side = processes.together(lambda: _build(task, vocab_size, processes, manifest))
+    found = processes.from_first(lambda: latest(task.checkpoints))
+    state = TrainingState()
+    if found is not None:
+        state = processes.together(lambda: restore_state(parts, found))
+    resumed_at = state.step if found is not None else None
+    wrapped = wrap_student(parts.student, config, parts.device, processes)
+    parts = dataclasses.replace(parts, wrapped=wrapped)
+    source = RoundSource(
+        config=config,
+        run_dir=task.run_dir,
         number=number,
-        steps=range(start, phase.steps),
-        counts=index.counts,
-        batch=batch,
+        index=task.index,
+        side=side,
+        vocabulary=vocabulary,
     )
-    loader = make_loader(dataset, sampler, config.loader_workers)
-    losses: dict[str, float] = {"loss": math.nan}
-    with tqdm(
-        total=phase.steps,
-        initial=start,
-        desc=f"train-{number}",
-        unit=" steps",
-        file=sys.stderr,
-        mininterval=0.5,
-        dynamic_ncols=True,
-    ) as bar:
-        for step, samples in zip(range(start, phase.steps), loader, strict=True):
-            losses = train_step(config, phase, parts, number, step, samples)
-            log_step(folder / "log.csv", step, losses, fresh=step == 0)
-            bar.update()
-            bar.set_postfix(loss=f"{losses['loss']:.3f}", lr=f"{losses['lr']:.1e}", refresh=False)
-            if (step + 1) % config.save_every == 0 and step + 1 < phase.steps:
-                _save(parts, checkpoints, step + 1, number, config.keep_checkpoints)
-    finish(parts, folder, plan, config, side)
-    return (start if found is not None else None), losses["loss"]
+    examiner = None
+    if config.evaluate_every is not None:
+        rows = processes.together(lambda: rows_to_look_at(manifest, config.evaluate_expressions))
+        examiner = Examiner(config, manifest, rows, side, vocabulary)
+    if not state.progress.is_over(config.patience):
+        run_steps(task, parts, state, source, examiner)
+    share_skipped(processes, state)
+    if processes.is_first:
+        facts = choose_final(task.checkpoints, config, parts, state)
+        finish(parts, task.folder, task.plan, config, side, facts)
+    return state, resumed_at, parts
 
 
-def _build(config: TrainConfig, run_dir: Path, number: int, vocab_size: int) -> tuple[Parts, int]:
-    """Build student and teacher: random in round 0, else both from the last round's teacher."""
+def _build(
+    task: Task, vocab_size: int, processes: Processes, manifest: Manifest
+) -> tuple[Parts, int]:
+    """Build student and teacher: in round 0 random or published, else the last round's teacher."""
+    config, number = task.config, task.number
     torch.manual_seed(seed_of(config.seed, number, 0, "weights"))
     student = build_network(config.network, vocab_size)
     if number:
-        path = RunPaths(run_dir).student(number - 1) / WEIGHTS
+        path = RunPaths(task.run_dir).student(number - 1) / WEIGHTS
         load_weights(student, load_weights_file(path), str(path))
-    device = resolve_device(config.device)
-    student.to(device)
-    phase = phase_of(config, number)
-    optimizer = make_optimizer(student, phase.learning_rate, weight_decay=config.weight_decay)
-    network_config: Any = student.config
-    parts = Parts(student, make_teacher(student), optimizer, device)
-    return parts, int(network_config.image_size)
-
-
-def _save(parts: Parts, root: Path, step: int, number: int, keep: int) -> None:
-    checkpoint = Checkpoint(
-        step=step,
-        weights={"student": parts.student.state_dict(), "teacher": parts.teacher.state_dict()},
-        state={"optimizer": parts.optimizer.state_dict()},
-        about={"round": number},
+    elif config.network.init:
+        start_from(student, config.network.init)
+    device = processes.device(resolve_device(config.device))
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    student = prepare_student(student, config, device)
+    teacher = make_teacher(student)
+    student = share_batch_norm(student, device, processes)
+    optimizer = make_optimizer(
+        student,
+        phase_of(config, number).learning_rate,
+        weight_decay=config.weight_decay,
+        frozen=config.frozen,
     )
-    save_checkpoint(root, checkpoint, keep=keep)
-
-
-def _restore(parts: Parts, folder: Path) -> int:
-    checkpoint = load_checkpoint(folder)
-    for name, network in (("student", parts.student), ("teacher", parts.teacher)):
-        load_weights(network, checkpoint.weights[name], str(folder))
-    parts.optimizer.load_state_dict(checkpoint.state["optimizer"])
-    return checkpoint.step
+    network_config: Any = student.config
+    parts = Parts(
+        student, teacher, optimizer, device, student, processes, manifest.describe_expression
+    )
+    return parts, int(network_config.image_size)

@@ -1,6 +1,6 @@
 """Shell: the folder of one training: what decides it, whether it is done, what it leaves."""
 
-import csv
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from safetensors.torch import save as save_tensors
 
 from pipeline.columns import file_sha256
 from pipeline.config import differences, fingerprint, to_plain
-from pipeline.errors import StoreError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.folds import Fold
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
@@ -34,8 +34,18 @@ from train.trained import DESCRIPTION, WEIGHTS, is_finished, read_trained, token
 ALGORITHM_VERSION = 1
 """Raised whenever the same config and inputs would give other weights."""
 
-RUNNING = ("loader_workers", "cache_bytes", "save_every", "keep_checkpoints", "device")
+RUNNING = (
+    "loader_workers", "cache_bytes", "save_every", "keep_checkpoints", "device", "tensorboard",
+)  # fmt: skip
 """Fields of `TrainConfig` that do not change the result (`device` changes its last bits only)."""
+LOOKING = ("evaluate_every", "evaluate_expressions", "evaluate_by")
+"""Fields that change it only where `patience` or `final: best` makes use of the looks."""
+ADDED = (
+    "frozen", "accumulate", "batch_norm", "precision", "attention", "channels_last", "compile",
+    "patience", "final", "damaged", *LOOKING,
+)  # fmt: skip
+"""Fields younger than the first trainings: left out of a plan where they have their default, so
+that what was trained before them stays what it is."""
 
 
 def phase_of(config: TrainConfig, number: int) -> PhaseConfig:
@@ -62,15 +72,16 @@ def student_plan(
     paths = RunPaths(run_dir)
     inputs: dict[str, str] = {"manifest": load_manifest(paths.manifest).fingerprint}
     if number:
-        labels = stored_plan(paths.labels(number), f"refine-labels --round {number}")
-        inputs["labels"] = labels["fingerprint"]
         previous = read_trained(paths.student(number - 1), f"train-student --round {number - 1}")
+        labels = stored_plan(paths.labels(number), f"refine-labels --round {number}")
+        _refuse_other_labels(paths, labels, number, inputs["manifest"], previous.fingerprint)
+        inputs["labels"] = labels["fingerprint"]
         inputs["previous_student"] = previous.fingerprint
     if config.network.tokenizer is not None and config.network.tokenizer.is_file():
         inputs["tokenizer"] = file_sha256(config.network.tokenizer)
-    settings = to_plain(config)
-    for name in RUNNING:
-        del settings[name]
+    if number == 0 and config.network.init:
+        inputs |= {f"init_{at}": _hash_of_init(p) for at, p in enumerate(config.network.init)}
+    settings = _deciding(config)
     del settings["student" if number == 0 else "burn_in"]
     return {
         "algorithm_version": ALGORITHM_VERSION,
@@ -81,6 +92,55 @@ def student_plan(
         "config": settings,
         "inputs": inputs,
     }
+
+
+def _deciding(config: TrainConfig) -> dict[str, Any]:
+    """Give the settings that decide the weights, as plain values."""
+    settings: dict[str, Any] = to_plain(config)
+    del settings["network"]["init"]  # its files count by their content, and in round 0 only
+    left_out = {*RUNNING}
+    if config.patience is None and config.final == "last":
+        left_out |= {*LOOKING}
+    for field in dataclasses.fields(config):
+        default = to_plain(field.default)
+        if field.name in left_out or (field.name in ADDED and settings[field.name] == default):
+            del settings[field.name]
+    return settings
+
+
+def _hash_of_init(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError(
+            f"train.network.init: expected a file of import-weights, found none at {path}"
+        )
+    return file_sha256(path)
+
+
+def _refuse_other_labels(
+    paths: RunPaths, labels: dict[str, Any], number: int, manifest: str, previous: str
+) -> None:
+    """Refuse labels of another data set, round or teacher: their rows mean something else.
+
+    Raises:
+        StoreError: Names what differs and the command to run.
+    """
+    where, plan = paths.labels(number), labels["plan"]
+    made = {"data set": plan["inputs"]["manifest"], "round": plan["stage"]}
+    wanted = {"data set": manifest, "round": f"refine-{number}"}
+    teacher = paths.teacher(number)
+    if teacher.exists():
+        predictions = stored_plan(teacher, f"predict-teacher --round {number}")
+        made |= {"teacher": plan["inputs"]["teacher"]}
+        wanted |= {"teacher": predictions["fingerprint"]}
+        made |= {"student before it": predictions["plan"]["inputs"]["student"]}
+        wanted |= {"student before it": previous}
+    for what, expected in wanted.items():
+        if made[what] != expected:
+            raise StoreError(
+                f"{where}: labels of another {what} (fingerprint {made[what][:16]}, expected "
+                f"{expected[:16]}); run 'predict-teacher --round {number} --force' and "
+                f"'refine-labels --round {number} --force'"
+            )
 
 
 def is_done(folder: Path, plan: dict[str, Any], replace: Replace) -> bool:
@@ -140,27 +200,25 @@ def _train_sentences(manifest: Manifest) -> list[str]:
     return [manifest.expression_text[row] for row in manifest.expressions_of("train")]
 
 
-def log_step(path: Path, step: int, values: dict[str, float], *, fresh: bool) -> None:
-    """Append one step's losses and rate to the CSV log; `fresh` begins a new one."""
-    with path.open("w" if fresh else "a", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        if fresh:
-            writer.writerow(["step", *values])
-        writer.writerow([step, *(f"{value:.6g}" for value in values.values())])
-
-
-def cut_log(path: Path, steps: int) -> None:
-    """Drop the lines of steps after the checkpoint, which are done again."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        atomic_write(path, "".join(lines[: steps + 1] if steps else []).encode())
-
-
 def finish(
-    parts: Parts, folder: Path, plan: dict[str, Any], config: TrainConfig, side: int
+    parts: Parts,
+    folder: Path,
+    plan: dict[str, Any],
+    config: TrainConfig,
+    side: int,
+    facts: dict[str, Any],
 ) -> None:
-    """Write the teacher's weights and, last, the description that makes them count."""
-    weights = {name: tensor.cpu() for name, tensor in parts.teacher.state_dict().items()}
+    """Write the teacher's weights and, last, the description that makes them count.
+
+    Args:
+        parts: With the teacher that the training leaves.
+        folder: The training's folder; its checkpoints go.
+        plan: What decided the weights.
+        config: For the network's description.
+        side: S, pixels.
+        facts: More to be described: what the looks at the validation split came to.
+    """
+    weights = {name: t.cpu().contiguous() for name, t in parts.teacher.state_dict().items()}
     atomic_write(folder / WEIGHTS, save_tensors(weights))
     with torch.inference_mode():
         ids = torch.zeros((1, config.network.max_tokens), dtype=torch.int64, device=parts.device)
@@ -169,7 +227,7 @@ def finish(
     document = {
         "fingerprint": fingerprint(plan),
         "plan": plan,
-        "network": config.network,
+        "network": {k: v for k, v in to_plain(config.network).items() if k != "init"},
         "side": side,
         "stride_size": [int(shape[2]), int(shape[3])],
         "files": {
@@ -179,6 +237,7 @@ def finish(
         },
         "parameters": sum(p.numel() for p in parts.teacher.parameters()),
         "torch": torch.__version__,
+        **facts,
     }
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     write_json(folder / DESCRIPTION, document)

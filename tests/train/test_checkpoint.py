@@ -126,3 +126,12 @@ def test_weights_that_do_not_fit_are_named():
         load_weights(model, {"weight": torch.ones(2, 3)}, "here")
     with pytest.raises(StoreError, match="unknown odd"):
         load_weights(model, good | {"odd": torch.ones(1)}, "here")
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    for step in range(1, 6):
+        save_checkpoint(tmp_path, make_checkpoint(step), keep=2, best=min(step, 2))
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == ["step-00000002", "step-00000004", "step-00000005"]
+    assert latest(tmp_path).name == "step-00000005"
+    assert verify_checkpoint(tmp_path / "step-00000002")["step"] == 2

@@ -134,7 +134,7 @@ def test_upsample_keeps_the_corners():
 def test_options_replace_values_and_lists_become_tuples():
     config = lavt_config("toy", {"depths": [1, 1, 1, 1]})
     assert config == dataclasses.replace(LAVT_SIZES["toy"], depths=(1, 1, 1, 1))
-    assert set(NETWORKS) == {"lavt"}
+    assert "lavt" in NETWORKS
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,18 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from train.loss import dice_loss, supervised_loss, total_loss, unsupervised_loss
+from train.loss import (
+    Totals,
+    batch_totals,
+    dice_loss,
+    supervised_loss,
+    total_loss,
+    unsupervised_loss,
+)
 
 LOG2 = math.log(2)
 
@@ -133,3 +142,45 @@ def test_unknown_balance_is_refused():
 def test_total_is_the_weighted_sum():
     total = total_loss(torch.tensor(2.0), torch.tensor(3.0), lambda_sup=10, lambda_unsup=0.5)
     assert total.item() == 21.5
+
+
+@pytest.mark.parametrize("balance", ["per_sample", "branch"])
+@pytest.mark.parametrize("dice", [0.0, 1.5])
+@given(data=st.data())
+def test_shares_of_parts_add_up_to_the_loss_of_the_whole(balance, dice, data):
+    """However samples are dealt to parts, and whatever is refined, ignored or labelled."""
+    torch.manual_seed(data.draw(st.integers(0, 999)))
+    count, num_labelled = data.draw(st.tuples(st.integers(1, 7), st.integers(0, 7)))
+    num_labelled = min(num_labelled, count)
+    logits = torch.randn(count, 2, 3, 3, dtype=torch.float64)
+    label = torch.randint(0, 3, (count, 6, 6)).where(torch.rand(count, 6, 6) < 0.8, 2)
+    label[label == 2] = 255
+    weight, refined = torch.rand(count, 6, 6), torch.rand(count) < 0.5
+    options = {"class_weights": (0.9, 1.1), "dice": dice}
+
+    def losses(rows, totals=None):
+        few = [row for row in rows if row < num_labelled]
+        many = [row for row in rows if row >= num_labelled]
+        return torch.stack([
+            supervised_loss(logits[few], label[few], totals=totals, **options),
+            unsupervised_loss(logits[many], label[many], weight[many], refined[many],
+                              balance=balance, totals=totals, **options),
+        ])  # fmt: skip
+
+    parts = data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
+    rows_of = [[row for row in range(count) if parts[row] == part] for part in range(3)]
+    each = [
+        batch_totals(label[rows], refined[rows], sum(row < num_labelled for row in rows))
+        for rows in rows_of
+    ]
+    totals = Totals(*(sum(column) for column in zip(*each, strict=True)))
+    shares = sum(losses(rows, totals) for rows in rows_of)
+    assert torch.allclose(shares, losses(range(count)), rtol=1e-4, atol=1e-6)
+
+
+def test_samples_that_cannot_be_read_are_not_counted():
+    label, refined = torch.full((3, 2, 2), 255), torch.tensor([True, True, False])
+    label[0] = 1
+    valid = torch.tensor([True, False, False])
+    totals = batch_totals(label, refined, 2, class_weights=(1.0, 2.0), valid_B=valid)
+    assert totals == Totals(8.0, 1.0, 0.0, 0.0, 0.0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.order import draws_at
+from train.order import deal, draws_at
 
 
 @given(
@@ -45,3 +45,28 @@ def test_seed_round_and_pass_shuffle_differently():
 def test_an_empty_stream_is_refused():
     with pytest.raises(ValueError, match="stream 1 has no samples, 2 per step"):
         draws_at(0, 1, 0, (5, 0), (1, 2))
+
+
+@given(
+    samples=st.integers(1, 40), accumulate=st.integers(1, 4), processes=st.integers(1, 5),
+    data=st.data(),
+)  # fmt: skip
+def test_dealing_gives_every_sample_to_one_place_whoever_shares_it(
+    samples, accumulate, processes, data
+):
+    labelled = data.draw(st.integers(0, samples))
+    draws = draws_at(0, 1, 3, (50, 60), (labelled, samples - labelled))
+    hands = [deal(draws, accumulate, rank, processes) for rank in range(processes)]
+    alone = deal(draws, accumulate, 0, 1)
+    for micro in range(accumulate):
+        shares = [hand[micro] for hand in hands]
+        together = [draw for share in shares for draw in share]
+        key = lambda d: (d.stream, d.epoch, d.index)  # noqa: E731
+        assert sorted(together, key=key) == sorted(alone[micro], key=key)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        if samples >= accumulate * processes:
+            assert min(map(len, shares)) >= 1
+        for share in shares:
+            streams = [draw.stream for draw in share]
+            assert streams == sorted(streams)  # labelled first
+    assert sum(len(part) for part in alone) == samples

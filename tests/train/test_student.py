@@ -12,7 +12,7 @@ from pipeline.commands import Settings
 from pipeline.errors import SemiresError, StoreError
 from pipeline.images import read_image
 from pipeline.manifest import load_manifest
-from train import student
+from train import loop
 from train.augment import normalize, resize_image, resize_mask
 from train.config import EvaluateConfig, TrainConfig
 from train.data import build_index
@@ -45,7 +45,7 @@ class KilledError(Exception):
 def test_stopping_and_resuming_equals_not_stopping(
     finished_run, before_training, config, monkeypatch, at
 ):
-    real, calls = student.train_step, []
+    real, calls = loop.train_step, []
 
     def step_or_die(*arguments):
         if len(calls) == at:
@@ -53,10 +53,10 @@ def test_stopping_and_resuming_equals_not_stopping(
         calls.append(arguments[4])
         return real(*arguments)
 
-    monkeypatch.setattr(student, "train_step", step_or_die)
+    monkeypatch.setattr(loop, "train_step", step_or_die)
     with pytest.raises(KilledError):
         train_student(config, before_training, 1)
-    monkeypatch.setattr(student, "train_step", real)
+    monkeypatch.setattr(loop, "train_step", real)
     summary = train_student(config, before_training, 1)
     assert summary.resumed_at == (at // 3 * 3 or None)
     for name in ("teacher.safetensors", "log.csv", "student.json", "vocab.txt"):
@@ -125,12 +125,6 @@ def test_a_damaged_training_is_done_again(finished_run, config, tmp_path, name):
     whole = finished_run[0] / "round-0" / "student" / "teacher.safetensors"
     assert (path.parent / "teacher.safetensors").read_bytes() == whole.read_bytes()
     assert train_student(config, run_dir, 0).already_done
-
-
-def test_several_processes_are_refused(before_training, config, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SemiresError, match="one process so far, found WORLD_SIZE=2"):
-        train_student(config, before_training, 1)
 
 
 def test_a_failed_replacement_gives_the_old_training_back(finished_run, config, tmp_path):
