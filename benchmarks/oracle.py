@@ -36,6 +36,7 @@ ENTRIES: dict[str, tuple[str, GeneratorOptions]] = {
         GeneratorOptions(crop_n_layers=1, crop_n_points_downscale_factor=2, crop_nms_thresh=0.9),
     ),
     "region_merging": ("region_merging", GeneratorOptions()),
+    "vit_tiny_regions": ("vit_tiny_regions", GeneratorOptions()),
 }
 
 
