@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from pipeline.errors import StoreError
 
@@ -29,6 +31,7 @@ HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
 """How old the heartbeat of another machine's driver must be for its lock to be taken over."""
 _SETTLE_SECONDS = 0.5
+_LOST = signal.SIGUSR2  # not SIGINT, which a shell's background jobs ignore
 _NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -198,17 +201,25 @@ def _heartbeat(path: Path, mine: Holder) -> Iterator[None]:
         while not done.wait(HEARTBEAT_SECONDS):
             found = _read(path)
             if found is None or found.token != mine.token:
-                os.kill(os.getpid(), signal.SIGINT)  # as ctrl-C, even out of a sleep
+                os.kill(os.getpid(), _LOST)  # as ctrl-C, even out of a sleep
                 return
             os.utime(path)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    in_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    before = signal.signal(_LOST, _interrupt) if in_main else None
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
+        if in_main:
+            signal.signal(_LOST, before)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _myself() -> Holder:
