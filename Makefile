@@ -17,7 +17,7 @@ RUN_OPTIONS := --config $(CONFIG) --run-dir $(RUN)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint fix clean-demo stage-data stage-sam-candidates \
 	stage-teacher stage-refine stage-calibrate stage-train stage-evaluate rounds inspect \
-	bench-refine bench-calibrate bench-strategies import-weights bench-faults bench-scale bench-loader bench-equality bench-sam bench-oracle
+	bench-refine bench-calibrate bench-strategies import-weights bench-faults bench-scale bench-training bench-loader bench-equality bench-sam bench-oracle
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -101,6 +101,9 @@ bench-faults: setup ## kill, cut, flip and fill the disk, many times; what was l
 
 bench-scale: setup ## a million items through the runner (long)
 	$(BIN)/python -m benchmarks.scale
+
+bench-training: setup ## a training step beside a plain float32 loop; teacher prediction; where time goes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.training
 
 bench-loader: setup ## reading a refined label beside the released way; samples a second of a loading process
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.loader

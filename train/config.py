@@ -134,6 +134,9 @@ class TrainConfig:
     """What to do when a label or image cannot be read: end, or leave it out and count it."""
     tensorboard: bool = False
     """Also log for TensorBoard, which the extra `watch` installs."""
+    wandb: str | None = None
+    """Also log to this project of Weights & Biases, which the extra `watch` installs; None is off.
+    WANDB_MODE=offline keeps the log in the training's folder."""
     num_threads: int | None = None
     """CPU threads of torch; None leaves torch's choice. On a CPU it decides the last bits."""
     loader_workers: int = 0

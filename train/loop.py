@@ -92,8 +92,15 @@ def run_steps(
 
 
 def _watch(task: Task, start: int) -> Watch:
-    steps, board = task.phase.steps, task.config.tensorboard
-    return Watch(task.folder, f"train-{task.number}", start, steps, tensorboard=board)
+    config = task.config
+    return Watch(
+        task.folder,
+        f"train-{task.number}",
+        start,
+        task.phase.steps,
+        tensorboard=config.tensorboard,
+        wandb=config.wandb,
+    )
 
 
 def _looks_now(config: TrainConfig, step: int, phase: PhaseConfig) -> bool:

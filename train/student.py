@@ -45,7 +45,7 @@ from train.training_folder import (
     student_plan,
 )
 from train.validation import NO_LOOK, Examiner, Progress, rows_to_look_at
-from train.watch import peak_memory, require_tensorboard
+from train.watch import peak_memory, require_tensorboard, require_wandb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +164,8 @@ def _prepare(
         raise ConfigError(f"--fold {fold}: folds are trained in round 0, found --round {number}")
     if config.tensorboard:
         require_tensorboard()
+    if config.wandb is not None:
+        require_wandb(config.wandb)
     paths = RunPaths(run_dir)
     labels = paths.labels(number) if number else None
     if labels is not None:

@@ -36,6 +36,7 @@ ALGORITHM_VERSION = 1
 
 RUNNING = (
     "loader_workers", "cache_bytes", "save_every", "keep_checkpoints", "device", "tensorboard",
+    "wandb",
 )  # fmt: skip
 """Fields of `TrainConfig` that do not change the result (`device` changes its last bits only)."""
 LOOKING = ("evaluate_every", "evaluate_expressions", "evaluate_by")

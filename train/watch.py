@@ -1,13 +1,15 @@
-"""Shell: what can be watched of a training: progress line, CSV and TensorBoard logs, memory."""
+"""Shell: what can be watched of a training: progress line, CSV, TensorBoard, W&B, memory."""
 
 import csv
 import resource
+import secrets
 import sys
 import time
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
@@ -17,6 +19,20 @@ from pipeline.records import atomic_write
 
 STEPS_LOG, LOOKS_LOG, EVENTS = "log.csv", "validation.csv", "tensorboard"
 """Files in a training's folder: a line per step, a line per look at the split, TensorBoard's."""
+WANDB, WANDB_ID = "wandb", "run-id"
+"""W&B's own folder in a training's, and the file there that names the run it goes on with."""
+UNFIT = "/\\#?%:"
+"""Characters that W&B does not take in the name of a project."""
+
+
+class Board(Protocol):
+    """Something besides the CSV logs that figures are shown on."""
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Show figures of a step; steps never fall."""
+
+    def close(self, *, failed: bool) -> None:
+        """Write out what is left."""
 
 
 class Watch:
@@ -26,14 +42,25 @@ class Watch:
     """
 
     def __init__(
-        self, folder: Path, name: str, start: int, steps: int, *, tensorboard: bool
+        self,
+        folder: Path,
+        name: str,
+        start: int,
+        steps: int,
+        *,
+        tensorboard: bool,
+        wandb: str | None = None,
     ) -> None:
         self._folder = folder
         self._samples = 0
         self._began = time.monotonic()
         cut_log(folder / STEPS_LOG, start)
         cut_log(folder / LOOKS_LOG, start + 1)
-        self._board: Any = _board(folder / EVENTS, start) if tensorboard else None
+        self._boards: list[Board] = []
+        if tensorboard:
+            self._boards.append(TensorBoard(folder / EVENTS, start))
+        if wandb is not None:
+            self._boards.append(WeightsAndBiases(folder, name, start, wandb))
         self._bar = tqdm(
             total=steps,
             initial=start,
@@ -54,8 +81,8 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
-        if self._board is not None:
-            self._board.close()
+        for board in self._boards:
+            board.close(failed=kind is not None)
 
     def step(self, step: int, losses: dict[str, float], samples: int) -> None:
         """Take down a step: its losses and rate, and how many samples it saw."""
@@ -80,21 +107,87 @@ class Watch:
         self._add_scalars(done, {f"val/{name}": value for name, value in figures.items()})
 
     def _add_scalars(self, step: int, values: dict[str, float]) -> None:
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        for board in self._boards:
+            board.add(step, values)
 
 
-def _board(folder: Path, start: int) -> Any:
-    """Open TensorBoard's log; events after the step that is resumed from are purged.
+class TensorBoard:
+    """TensorBoard's log; events after the step that is resumed from are purged.
 
     Raises:
         ConfigError: If it is not installed.
     """
-    require_tensorboard()
-    from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=start)
+    def __init__(self, folder: Path, start: int) -> None:
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder), purge_step=start)
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Show figures of a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self, *, failed: bool) -> None:
+        """Write out what is left."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of a W&B project: the figures of the CSV logs and nothing else.
+
+    Config, code, console and the list of packages stay here; W&B adds times and the versions of
+    itself, Python and the platform. `WANDB_MODE=offline` keeps all of it in the training's folder,
+    for `wandb sync`. A resumed training goes on with its run; steps that are
+    done again are the same, and W&B leaves out those that it has.
+
+    Raises:
+        ConfigError: If it is not installed, the project has no proper name, or no run can be begun,
+            e.g. without a login.
+    """
+
+    def __init__(self, folder: Path, name: str, start: int, project: str) -> None:
+        require_wandb(project)
+        wandb: Any = import_module("wandb")  # may be missing where types are checked
+        (folder / WANDB).mkdir(parents=True, exist_ok=True)
+        options: dict[str, Any] = dict.fromkeys(
+            ("silent", "disable_git", "disable_code", "x_disable_meta", "x_disable_stats"), True
+        )
+        try:
+            self._run: Any = wandb.init(
+                project=project,
+                name=name,
+                dir=str(folder),
+                id=_run_id(folder / WANDB / WANDB_ID, start),
+                resume="allow",
+                save_code=False,
+                settings=wandb.Settings(console="off", x_save_requirements=False, **options),
+            )
+        except wandb.errors.Error as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"train.wandb: expected a run of project {project!r}, found none begun ({reason}); "
+                f"'wandb login', or set WANDB_MODE=offline, or leave it out: log.csv holds the "
+                f"same figures"
+            ) from error
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Show figures of a step; several of one step are one row."""
+        self._run.log(values, step=step)
+
+    def close(self, *, failed: bool) -> None:
+        """Write out what is left; a training that did not end is marked as failed."""
+        self._run.finish(exit_code=int(failed))
+
+
+def _run_id(path: Path, start: int) -> str:
+    """Give the name of a run, kept for when the training is resumed; one from step 0 is new."""
+    if start and path.exists():
+        return path.read_text(encoding="utf-8").strip()
+    name = secrets.token_hex(8)
+    atomic_write(path, f"{name}\n".encode())
+    return name
 
 
 def require_tensorboard() -> None:
@@ -106,6 +199,25 @@ def require_tensorboard() -> None:
     if find_spec("tensorboard") is None:
         raise ConfigError(
             "train.tensorboard: expected the package tensorboard, found none; "
+            "pip install 'semires[watch]', or leave it out: log.csv holds the same figures"
+        )
+
+
+def require_wandb(project: str) -> None:
+    """Refuse to log to W&B where it is not installed, or to a project that cannot be.
+
+    Raises:
+        ConfigError: Names the extra that installs it, or what is wrong with the name.
+    """
+    if not project.strip() or len(project) > 128 or set(UNFIT) & set(project):
+        raise ConfigError(
+            f"train.wandb: expected the name of a project, 1 to 128 characters without any of "
+            f"{' '.join(UNFIT)}, found {project!r}"
+        )
+    found = find_spec("wandb")
+    if found is None or found.origin is None:  # a folder of that name, such as W&B leaves, is none
+        raise ConfigError(
+            "train.wandb: expected the package wandb, found none; "
             "pip install 'semires[watch]', or leave it out: log.csv holds the same figures"
         )
 

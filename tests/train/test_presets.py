@@ -39,7 +39,7 @@ def test_a_preset_says_everything_that_decides_a_training(name):
         "student": {"warmup_steps"},
         "": {"seed", "accumulate", "batch_norm", "attention", "channels_last", "compile", "damaged",
              "tensorboard", "save_every", "keep_checkpoints", "num_threads", "loader_workers",
-             "cache_bytes", "device"},
+             "cache_bytes", "device", "wandb"},
     }  # fmt: skip
     config = TrainConfig()
     section = preset_section(name)
