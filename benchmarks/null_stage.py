@@ -1,6 +1,6 @@
 """A stage without networks, with the options of every stage: what is left is the runner.
 
-python -m benchmarks.null_stage --run-dir /tmp/null --items 1000 --shard-size 10 --workers 2
+python -m benchmarks.null_stage --run-dir runs/null --items 1000 --shard-size 10 --workers 2
 """
 
 import time

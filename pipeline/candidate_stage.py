@@ -129,6 +129,7 @@ def sam_candidates(
     engine: Engine | None = None,
     limit: int | None = None,
     replace: Replace = "never",
+    plan: Plan | None = None,
 ) -> StageSummary:
     """Write `candidates.zarr`, one row per training image.
 
@@ -138,12 +139,13 @@ def sam_candidates(
         engine: Where to run.
         limit: Only the shards with the first `limit` images.
         replace: Whether to make a store anew that is there.
+        plan: What `plan_candidates` gave, which hashes the weights; None plans here.
 
     Raises:
         StoreError: If the store was made otherwise.
         ConfigError: If the checkpoint is missing or of another model.
     """
-    plan = plan_candidates(config, run_dir)
+    plan = plan or plan_candidates(config, run_dir)
     if engine is None or engine.kind not in REMOTE:
         resolve_device(config.device)  # refuses before anything is replaced
     work = CandidatesWork(

@@ -126,6 +126,7 @@ def sam_candidates(
             engine=engine,
             limit=limit,
             replace=force_to_replace(force),
+            plan=plan,
         ),
         engine,
     )

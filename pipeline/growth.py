@@ -6,26 +6,20 @@ path and content, whole shards keep their bytes; the last one, if it was not ful
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import differences
 from pipeline.errors import SemiresError
-from pipeline.manifest import load_manifest
+from pipeline.manifest import images_fingerprint, load_manifest
 from pipeline.records import Plan, begun_shards, done_path, read_done, write_done, write_plan
 from pipeline.store import metadata_hashes, restore_metadata
 
 
 def _first_images(run_dir: Path, count: int) -> dict[str, Any]:
     """Give the `inputs` of candidates of the first `count` training images."""
-    manifest = load_manifest(run_dir / "manifest")
-    digest = hashlib.sha256()
-    for image in manifest.images_of("train")[:count]:
-        line = (manifest.image_path[image], manifest.image_sha256[image])
-        digest.update(repr(line).encode())
-    return {"images": digest.hexdigest()}
+    return {"images": images_fingerprint(load_manifest(run_dir / "manifest"), count)}
 
 
 GROWING: dict[str, Callable[[Path, int], dict[str, Any]]] = {"candidates": _first_images}

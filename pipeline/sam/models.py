@@ -194,7 +194,7 @@ def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict without running any code that the file may hold."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one line is said below, or nothing is wrong
+            warnings.simplefilter("ignore")  # torch warns in paragraphs; one line is said below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError(f"cannot read SAM checkpoint {path}: {error.strerror}") from error
