@@ -6,10 +6,10 @@ done. It outlives the process: a shard whose worker dies counts, wherever it run
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipeline.errors import StoreError
-from pipeline.json_files import read_json
+from pipeline.json_files import atomic_write, read_json
+from pipeline.places import Place, is_local
 from pipeline.store import space_needed
 
 MAX_ATTEMPTS = 3
@@ -31,12 +31,12 @@ class Attempts:
         return self.shard >= MAX_ATTEMPTS or max(self.items.values(), default=0) >= MAX_ATTEMPTS
 
 
-def attempts_path(store: Path, shard: int) -> Path:
+def attempts_path(store: Place, shard: int) -> Place:
     """Give the place of a shard's attempts."""
     return store.with_suffix(".stage") / "attempts" / f"{shard:05d}.json"
 
 
-def read_attempts(store: Path, shard: int) -> Attempts:
+def read_attempts(store: Place, shard: int) -> Attempts:
     """Read what was tried; none where there is no file, or none that is whole."""
     try:
         document = read_json(attempts_path(store, shard))
@@ -46,16 +46,20 @@ def read_attempts(store: Path, shard: int) -> Attempts:
         return Attempts()
 
 
-def write_attempts(store: Path, shard: int, attempts: Attempts) -> None:
+def write_attempts(store: Place, shard: int, attempts: Attempts) -> None:
     """Remember what was tried; lost by a power cut, which costs nothing but the count."""
     path = attempts_path(store, shard)
+    text = json.dumps({"shard": attempts.shard, "items": attempts.items})
     with space_needed(path):
+        if not is_local(path):
+            atomic_write(path, text.encode())
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps({"shard": attempts.shard, "items": attempts.items}))
+        partial.write_text(text)
         partial.replace(path)
 
 
-def forget_attempts(store: Path, shard: int) -> None:
+def forget_attempts(store: Place, shard: int) -> None:
     """Forget a shard's attempts, once it is done."""
     attempts_path(store, shard).unlink(missing_ok=True)

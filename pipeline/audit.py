@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import zarr
@@ -14,10 +13,11 @@ from pipeline.columns import file_sha256
 from pipeline.config import fingerprint as fingerprint_of
 from pipeline.errors import ManifestError, SemiresError, StoreError
 from pipeline.manifest import load_manifest
+from pipeline.places import Place, is_local, names_in, reason_of
 from pipeline.records import (
     DoneRecord,
-    begun_shards,
     done_path,
+    read_all_done,
     read_any_done,
     read_done,
     read_json,
@@ -25,8 +25,10 @@ from pipeline.records import (
     run_lock,
     stored_plan,
 )
-from pipeline.store import open_store, sha256_of_shard
+from pipeline.shard_files import sha256_of_shard
+from pipeline.store import open_store
 
+_SUFFIXES = (".zarr", ".stage")
 DAMAGE = (ValueError, RuntimeError, OSError, LookupError, TypeError, AttributeError)
 """What zarr, its codecs and JSON raise on damaged files."""
 
@@ -56,7 +58,7 @@ class Problem:
 class Report:
     """What the verification of one place came to."""
 
-    place: Path
+    place: Place
     """A store, the manifest, or the folder of a student."""
     unit: str
     """What was counted: "shards" or "files"."""
@@ -84,7 +86,7 @@ class Layout:
 
 
 @contextmanager
-def one_line(what: str, store: Path) -> Iterator[None]:
+def one_line(what: str, store: Place) -> Iterator[None]:
     """Turn whatever damaged files raise into one StoreError.
 
     Args:
@@ -102,7 +104,7 @@ def one_line(what: str, store: Path) -> Iterator[None]:
         ) from error
 
 
-def find_stores(path: Path) -> list[Path]:
+def find_stores(path: Place) -> list[Place]:
     """List the stores at a path: the path itself, or all below a run directory.
 
     Raises:
@@ -116,18 +118,29 @@ def find_stores(path: Path) -> list[Path]:
     return stores
 
 
-def _stores_below(path: Path) -> list[Path]:
+def _stores_below(path: Place) -> list[Place]:
     """List stores by their metadata or, should that be lost, by their plan."""
+    if not is_local(path):  # a search below everything would list every object of the run
+        places = [found / name for found in _folders(path) for name in names_in(found)]
+        stores = {found.with_suffix(".zarr") for found in places if found.suffix in _SUFFIXES}
+        return sorted(stores, key=str)
     by_metadata = {found.parent for found in path.glob("**/*.zarr/zarr.json")}
     by_plan = {found.parent.with_suffix(".zarr") for found in path.glob("**/*.stage/plan.json")}
     return sorted(by_metadata | by_plan)
 
 
-def _plan_path(store: Path) -> Path:
+def _folders(run_dir: Place) -> list[Place]:
+    """List the folders of a run that may hold stores: the run, its rounds and folds."""
+    rounds = [run_dir / name for name in names_in(run_dir) if name.startswith("round-")]
+    folds = run_dir / "calibration"
+    return [run_dir, *rounds, *(folds / name for name in names_in(folds))]
+
+
+def _plan_path(store: Place) -> Place:
     return records_folder(store) / "plan.json"
 
 
-def verb_of(store: Path) -> str:
+def verb_of(store: Place) -> str:
     """Name the command that makes a store, by its plan or, without one, by its place."""
     try:
         stage = str(read_json(_plan_path(store))["plan"]["stage"])
@@ -145,13 +158,13 @@ def verb_of(store: Path) -> str:
     return verbs.get(kind, "the stage that makes it")
 
 
-def run_dir_of(path: Path) -> Path | None:
+def run_dir_of(path: Place) -> Place | None:
     """Give the run directory that a path is or lies in; None if there is no manifest above it."""
     place = path.resolve()
     return next((up for up in (place, *place.parents) if (up / "manifest").is_dir()), None)
 
 
-def read_arrays(store: Path) -> dict[str, zarr.Array[Any]]:
+def read_arrays(store: Place) -> dict[str, zarr.Array[Any]]:
     """Open all arrays of a store, by name.
 
     Raises:
@@ -161,7 +174,7 @@ def read_arrays(store: Path) -> dict[str, zarr.Array[Any]]:
         return dict(sorted(open_store(store).arrays(), key=lambda pair: pair[0]))
 
 
-def read_layout(store: Path) -> Layout:
+def read_layout(store: Place) -> Layout:
     """Read what a store's plan says of its shards.
 
     Raises:
@@ -184,12 +197,11 @@ def read_layout(store: Path) -> Layout:
         )
 
 
-def describe(store: Path) -> dict[str, Any]:
+def describe(store: Place) -> dict[str, Any]:
     """Give a store's figures: arrays with shape, type and bytes, shards, failures, plan."""
     layout = read_layout(store)
-    shards = range(layout.num_shards)
-    records = [read_done(store, shard, layout.fingerprint) for shard in shards]
-    done = [record for record in records if record is not None]
+    found = read_all_done(store, range(layout.num_shards))
+    done = [record for _, record in found if record and record.fingerprint == layout.fingerprint]
     return {
         "stage": layout.stage,
         "fingerprint": layout.fingerprint,
@@ -203,7 +215,7 @@ def describe(store: Path) -> dict[str, Any]:
     }
 
 
-def _describe_arrays(store: Path, done: list[DoneRecord]) -> list[list[Any]]:
+def _describe_arrays(store: Place, done: list[DoneRecord]) -> list[list[Any]]:
     stored: dict[str, int] = {}
     with one_line(f"{records_folder(store)}: a done record", store):
         for record in done:
@@ -218,7 +230,7 @@ def _describe_arrays(store: Path, done: list[DoneRecord]) -> list[list[Any]]:
     return rows
 
 
-def verify_all(path: Path) -> list[Report]:
+def verify_all(path: Place) -> list[Report]:
     """Verify a store, or a run directory: its manifest, stores and students.
 
     Raises:
@@ -229,13 +241,13 @@ def verify_all(path: Path) -> list[Report]:
     reports = [verify_manifest(path / "manifest")] if (path / "manifest").is_dir() else []
     reports += [verify_store(store) for store in _stores_below(path)]
     students = [*path.glob("round-*/student"), *path.glob("calibration/fold-*/student")]
-    reports += [verify_student(folder) for folder in sorted(students)]
+    reports += [verify_student(folder) for folder in sorted(students, key=str)]
     if not reports:
         raise StoreError(f"{path}: no store there; give a .zarr folder or a run directory")
     return reports
 
 
-def verify_manifest(folder: Path) -> Report:
+def verify_manifest(folder: Place) -> Report:
     """Hash every file of a manifest against its description; the images are not read."""
     problems: tuple[Problem, ...] = ()
     try:
@@ -245,7 +257,7 @@ def verify_manifest(folder: Path) -> Report:
     return _report(folder, "manifests", 1, problems)
 
 
-def verify_store(store: Path) -> Report:
+def verify_store(store: Place) -> Report:
     """Verify a store's shards, and its metadata where the plan has their hashes."""
     try:
         layout, states = read_layout(store), verify(store)
@@ -272,7 +284,7 @@ def verify_store(store: Path) -> Report:
     )
 
 
-def verify_student(folder: Path) -> Report:
+def verify_student(folder: Place) -> Report:
     """Hash the files of a finished training against student.json."""
     path = folder / "student.json"
     if not path.exists():
@@ -294,22 +306,22 @@ def verify_student(folder: Path) -> Report:
     return _report(folder, "files", len(files), problems)
 
 
-def _report(place: Path, unit: str, total: int, problems: tuple[Problem, ...]) -> Report:
+def _report(place: Place, unit: str, total: int, problems: tuple[Problem, ...]) -> Report:
     intact = total - len(problems)
     return Report(place=place, unit=unit, intact=intact, total=total, problems=problems)
 
 
-def _differing(folder: Path, hashes: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _differing(folder: Place, hashes: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Give name and reason of every file that is missing or has another sha256."""
     for name, expected in sorted(hashes.items()):
         try:
             if file_sha256(folder / name) != expected:
                 yield name, "sha256 differs"
         except OSError as error:
-            yield name, f"cannot be read ({error.strerror})"
+            yield name, f"cannot be read ({reason_of(error)})"
 
 
-def verify(store: Path) -> list[ShardState]:
+def verify(store: Place) -> list[ShardState]:
     """Hash every file of every shard against its done record.
 
     Returns:
@@ -319,7 +331,7 @@ def verify(store: Path) -> list[ShardState]:
     return [_verify_shard(store, shard, layout.fingerprint) for shard in range(layout.num_shards)]
 
 
-def _verify_shard(store: Path, shard: int, fingerprint: str) -> ShardState:
+def _verify_shard(store: Place, shard: int, fingerprint: str) -> ShardState:
     record = read_done(store, shard, fingerprint)
     if record is None:
         present = done_path(store, shard).exists()
@@ -336,7 +348,7 @@ def _verify_shard(store: Path, shard: int, fingerprint: str) -> ShardState:
     return ShardState(shard=shard, state="done", reason="")
 
 
-def repair(store: Path, *, failed: bool = False) -> list[ShardState]:
+def repair(store: Place, *, failed: bool = False) -> list[ShardState]:
     """Delete damaged shards, proof first, so that the stage's next run makes them anew.
 
     Holds the run directory meanwhile: what looks half made may be a worker's that is at it.
@@ -374,21 +386,21 @@ def repair(store: Path, *, failed: bool = False) -> list[ShardState]:
                 reason = f"{len(record.failures)} failed items"
                 removed.append(ShardState(shard=state.shard, state="failed", reason=reason))
         for folder in (store, records_folder(store)):
-            for partial in folder.glob("**/*.partial"):
-                partial.unlink(missing_ok=True)
+            if is_local(folder):  # an object store has no partial ones
+                for partial in folder.glob("**/*.partial"):
+                    partial.unlink(missing_ok=True)
         return removed
 
 
-def _verify_by_records(store: Path) -> list[ShardState]:
+def _verify_by_records(store: Place) -> list[ShardState]:
     """Hash the files of the shards that have a done record, where the plan is lost."""
-    records = {shard: read_any_done(store, shard) for shard in begun_shards(store)}
     return [
         _verify_shard(store, shard, "" if record is None else record.fingerprint)
-        for shard, record in records.items()
+        for shard, record in read_all_done(store)
     ]
 
 
-def _drop_plan(store: Path, error: StoreError) -> ShardState:
+def _drop_plan(store: Place, error: StoreError) -> ShardState:
     """Delete a damaged plan; the done records prove of which plan the shards are."""
     if not _plan_path(store).exists():
         raise error

@@ -1,7 +1,6 @@
 """Shell: how far the candidates of the fast profile are from those of the reference."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ from pipeline.candidate_sources import masks_of_images
 from pipeline.errors import ConfigError, ItemError
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from pipeline.sam.difference import Difference, compare_masks
 
 
-def measure_difference(config: CandidatesConfig, run_dir: Path, num_images: int) -> dict[str, Any]:
+def measure_difference(config: CandidatesConfig, run_dir: Place, num_images: int) -> dict[str, Any]:
     """Make the candidates of the first training images by both profiles and compare them.
 
     Args:

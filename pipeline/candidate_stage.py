@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from pipeline.engines import REMOTE, Engine
 from pipeline.errors import ItemError
 from pipeline.manifest import images_fingerprint, load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from pipeline.records import FailedItem, Plan
 from pipeline.runner import Replace, ShardResult, StageSummary, run_stage
 from pipeline.sam.masks import Masks
@@ -30,7 +30,7 @@ VERB = "sam-candidates"
 class CandidatesWork:
     """Compute the candidates of one shard's images."""
 
-    run_dir: Path
+    run_dir: Place
     config: CandidatesConfig
     source_sha256: str
 
@@ -97,7 +97,7 @@ def _counts(candidates: Candidates, dropped: int) -> dict[str, float]:
     }
 
 
-def plan_candidates(config: CandidatesConfig, run_dir: Path) -> Plan:
+def plan_candidates(config: CandidatesConfig, run_dir: Place) -> Plan:
     """Freeze what `candidates.zarr` will be made of.
 
     Candidates depend on the training images alone, not on expressions, truth or label split.
@@ -124,7 +124,7 @@ def plan_candidates(config: CandidatesConfig, run_dir: Path) -> Plan:
 
 def sam_candidates(
     config: CandidatesConfig,
-    run_dir: Path,
+    run_dir: Place,
     *,
     engine: Engine | None = None,
     limit: int | None = None,

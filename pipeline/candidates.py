@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from pipeline.cells import Cells, pack_membership, unpack_membership
 from pipeline.errors import StoreError
+from pipeline.places import Place
 from pipeline.store import PAYLOAD_CHUNK_BYTES, ArraySpec, open_store
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -130,7 +130,7 @@ def _encode_row(columns: Columns, row: int, candidates: Candidates) -> None:
 class CandidateReader:
     """Read rows of a finished `candidates.zarr`; opens the store at its first use."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self._path = path
         self._arrays: dict[str, Any] = {}
         self._scalars: dict[int, Columns] = {}

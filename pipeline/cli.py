@@ -9,6 +9,7 @@ from pipeline.commands import (
     CONTEXT,
     EXIT_ERROR,
     MAX_FAILURES_SHOWN,
+    PlaceType,
     Settings,
     finish_stage,
     force_to_replace,
@@ -23,6 +24,7 @@ from pipeline.commands import (
 )
 from pipeline.data_config import DataConfig
 from pipeline.engines import Engine
+from pipeline.places import Place
 from pipeline.records import run_lock
 from pipeline.status_cli import COMMANDS
 
@@ -45,7 +47,7 @@ from pipeline.status_cli import COMMANDS
 def prepare_data(
     *,
     config: Path,
-    run_dir: Path,
+    run_dir: Place,
     overrides: tuple[str, ...],
     limit: int | None,
     workers: int,
@@ -86,7 +88,7 @@ def prepare_data(
 def sam_candidates(
     *,
     config: Path,
-    run_dir: Path,
+    run_dir: Place,
     overrides: tuple[str, ...],
     limit: int | None,
     engine: Engine,
@@ -158,7 +160,7 @@ def inspect_shards() -> None:
     """
 
 
-PATH = click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+PATH = click.argument("path", type=PlaceType("folder"))
 ROWS = click.option(
     "--row",
     "rows",
@@ -179,7 +181,7 @@ OUT = click.option(
 @inspect_shards.command(context_settings=CONTEXT)
 @PATH
 @verb
-def summary(*, path: Path) -> int:
+def summary(*, path: Place) -> int:
     """Print arrays, bytes, finished shards and failed items of every store."""
     from pipeline import audit
 
@@ -201,7 +203,7 @@ def summary(*, path: Path) -> int:
 @ROWS
 @OUT
 @verb
-def show(*, path: Path, rows: tuple[int, ...], out: Path) -> int:
+def show(*, path: Place, rows: tuple[int, ...], out: Path) -> int:
     """Draw rows of a store as a PNG.
 
     Example: inspect-shards show runs/demo/round-1/labels.zarr --row 3 --out labels.png
@@ -226,7 +228,7 @@ def show(*, path: Path, rows: tuple[int, ...], out: Path) -> int:
 @ROWS
 @OUT
 @verb
-def export(*, path: Path, kind: str, rows: tuple[int, ...], out: Path) -> int:
+def export(*, path: Place, kind: str, rows: tuple[int, ...], out: Path) -> int:
     """Write a store as COCO RLE JSON, or rows of it as one HTML page.
 
     Rows that failed or are not written yet are left out.
@@ -245,7 +247,7 @@ def export(*, path: Path, kind: str, rows: tuple[int, ...], out: Path) -> int:
 @inspect_shards.command(context_settings=CONTEXT)
 @PATH
 @verb
-def verify(*, path: Path) -> int:
+def verify(*, path: Place) -> int:
     """Compare every file of a run with its recorded hash; exit 1 if one is damaged.
 
     Of a run directory this is the manifest, all stores and all finished students; shards and
@@ -267,7 +269,7 @@ def verify(*, path: Path) -> int:
     "--failed", is_flag=True, help="Let shards that contain failed items be made again, too."
 )
 @verb
-def repair(*, path: Path, failed: bool) -> int:
+def repair(*, path: Place, failed: bool) -> int:
     """Delete damaged shards, so that running the stage again makes just them anew."""
     from pipeline import audit
 

@@ -2,13 +2,15 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.places import Place, is_local, is_url, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,27 +109,46 @@ def open_array(path: Path) -> npt.NDArray[Any]:
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def open_strings(folder: Path, name: str) -> StringColumn:
-    """Memory-map one column of strings; raises what `open_array` raises."""
+def open_strings(file_of: Callable[[str], Path], name: str) -> StringColumn:
+    """Memory-map a column of strings, its files found by name; raises what `open_array` raises."""
     return StringColumn(
-        open_array(folder / f"{name}.data.npy"), open_array(folder / f"{name}.offsets.npy")
+        open_array(file_of(f"{name}.data.npy")), open_array(file_of(f"{name}.offsets.npy"))
     )
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Place) -> str:
     """Give the sha256 of a file, as hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(cast("Any", file), "sha256").hexdigest()
 
 
-def portable_path(path: Path, folder: Path) -> str:
+def portable_path(path: Place, folder: Place) -> str:
     """Name `path` from within `folder`, so that both can be moved together.
 
     Returns:
-        A relative path if `path` lies beside or in `folder`, else an absolute one; with forward
-        slashes. `folder / result` is `path` in both cases.
+        A relative path if `path` lies beside or in `folder`, else an absolute one or a URL; with
+        forward slashes. `resolved_path` turns it back.
     """
-    path, folder = path.absolute(), folder.absolute()
-    if path.is_relative_to(folder.parent):
-        return Path(os.path.relpath(path, folder)).as_posix()
+    if is_local(path):
+        path = path.absolute()
+    if is_local(path) and is_local(folder):
+        folder = folder.absolute()
+        if path.is_relative_to(folder.parent):
+            return Path(os.path.relpath(path, folder)).as_posix()
+    elif not is_local(path) and not is_local(folder) and path.is_relative_to(folder.parent):
+        return f"../{path.relative_to(folder.parent).as_posix()}"
     return path.as_posix()
+
+
+def resolved_path(text: str, folder: Place) -> Place:
+    """Give the place that `portable_path` named from within `folder`."""
+    if is_local(folder):
+        if is_url(text):
+            return place(text)
+        return Path(os.path.normpath(folder.absolute() / text))  # an absolute one stays itself
+    if is_url(text) or text.startswith("/"):
+        return place(text)
+    found: Place = folder
+    for part in text.split("/"):
+        found = found.parent if part == ".." else found / part
+    return found

@@ -8,7 +8,8 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -16,16 +17,21 @@ from typing import Any, NoReturn, TypeVar
 import click
 from rich.console import Console
 from rich.table import Table
+from upath import UPath
 
 from pipeline import stopping
-from pipeline.budget import parse_budget
 from pipeline.config import load_document, parse_config
-from pipeline.engines import ENGINES, Engine
+from pipeline.engines import Engine
 from pipeline.errors import SemiresError
-from pipeline.locks import Part, run_lock
+from pipeline.locks import run_lock
+from pipeline.places import Place, reaching, redacted
 from pipeline.preparation import growth_of
 from pipeline.records import FailedItem, Plan
 from pipeline.runner import Replace, StageSummary, check_plan, pending_shards, shards_of
+from pipeline.verb_options import PlaceType as PlaceType
+from pipeline.verb_options import engine_options as engine_options
+from pipeline.verb_options import run_options as run_options
+from pipeline.verb_options import stage_options as stage_options
 
 EXIT_ERROR, EXIT_FAILED_ITEMS, EXIT_INTERRUPTED = 1, 3, 75
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -38,7 +44,7 @@ Verb = Callable[..., int]
 class Settings:
     """The config file and run directory of one command; sections are parsed when asked for."""
 
-    def __init__(self, config: Path, run_dir: Path, overrides: tuple[str, ...]) -> None:
+    def __init__(self, config: Path, run_dir: Place, overrides: tuple[str, ...]) -> None:
         self.config = config
         self.run_dir = run_dir.resolve()  # workers may have started elsewhere
         self._sections = load_document(config, overrides)
@@ -50,108 +56,6 @@ class Settings:
     def section(self, name: str, cls: type[C]) -> C:
         """Parse one section of stages.yaml into its dataclass."""
         return parse_config(cls, self._sections[name], f"{self.config}: {name}")
-
-
-def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --config, --run-dir, --set: which run a command is about."""
-    for option in (
-        click.option(
-            "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE",
-            help="Replace one value of the config; the value is YAML. May be repeated.",
-        ),
-        click.option(
-            "--run-dir", type=click.Path(path_type=Path), default=Path("runs/demo"),
-            show_default=True, help="Where everything of the run lies.",
-        ),
-        click.option(
-            "--config", type=click.Path(path_type=Path), default=Path("stages.yaml"),
-            show_default=True, help="Values of all stages.",
-        ),
-    ):  # fmt: skip
-        function = option(function)
-    return function
-
-
-def stage_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what every stage takes: --limit, --dry-run, --force, and how to run it.
-
-    The function gets `limit`, `dry_run`, `force`, and `engine` made of all others.
-    """
-
-    @functools.wraps(function)
-    def with_engine(*positional: Any, **arguments: Any) -> Any:
-        given = {name: arguments.pop(name) for name in ENGINE_OPTIONS}
-        return function(*positional, engine=_engine(**given), **arguments)
-
-    wrapped: Callable[..., Any] = with_engine
-    for option in (
-        click.option("--force", is_flag=True, help="Make it anew, whatever is there."),
-        click.option(
-            "--dry-run", is_flag=True, help="Say what would be done and why; write nothing."
-        ),
-        click.option(
-            "--max-failures", metavar="N|P%",
-            help="Stop, with exit code 1, when more items than this have failed.",
-        ),
-        click.option(
-            "--lifetime", metavar="TIME",
-            help="How long a SLURM worker takes tasks, e.g. 55m; nine tenths of its walltime by "
-            "default.",
-        ),
-        click.option(
-            "--num-shards", type=click.IntRange(min=1), metavar="N",
-            help="For the static engine: into how many parts the stage is split.",
-        ),
-        click.option(
-            "--shard-index", type=click.IntRange(min=0), metavar="I",
-            help="For the static engine: the part to do, from 0.",
-        ),
-        click.option(
-            "--engine", type=click.Choice(list(ENGINES)),
-            help="Where to run; by default what the other options say: this process, --workers, "
-            "--cluster, or --shard-index.",
-        ),
-        click.option(
-            "--cluster", metavar="ADDRESS",
-            help="Run on the Dask scheduler at this address, e.g. tcp://host:8786.",
-        ),
-        click.option(
-            "--workers", type=click.IntRange(min=1), default=1, show_default=True,
-            help="Local processes, or SLURM jobs; results do not depend on it.",
-        ),
-        click.option(
-            "--limit", type=click.IntRange(min=1), metavar="N",
-            help="Work on the first N items only (whole shards).",
-        ),
-    ):  # fmt: skip
-        wrapped = option(wrapped)
-    return run_options(wrapped)
-
-
-ENGINE_OPTIONS = (
-    "engine", "workers", "cluster", "shard_index", "num_shards", "lifetime", "max_failures",
-)  # fmt: skip
-
-
-def _engine(
-    *,
-    engine: str | None,
-    shard_index: int | None,
-    num_shards: int | None,
-    max_failures: str | None,
-    **others: Any,
-) -> Engine:
-    """Make an engine of its options; what does not fit together is an unusable argument."""
-    if (shard_index is None) != (num_shards is None):
-        raise click.UsageError("--shard-index and --num-shards need each other")
-    part = None
-    if shard_index is not None and num_shards is not None:
-        part = Part(shard_index, num_shards)
-    try:
-        budget = None if max_failures is None else parse_budget(max_failures)
-        return Engine(name=engine, part=part, max_failures=budget, **others)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
 
 
 def verb(function: Verb) -> Callable[..., None]:
@@ -166,11 +70,12 @@ def verb(function: Verb) -> Callable[..., None]:
     def wrapped(**arguments: Any) -> NoReturn:
         signal.signal(signal.SIGTERM, _interrupt)
         try:
-            code = function(**arguments)
+            with _reaching_all(arguments):
+                code = function(**arguments)
         except SemiresError as error:
             # An error of a loading process arrives with its traceback; its last line is the error.
             message = str(error).strip().splitlines()[-1].removeprefix("pipeline.errors.")
-            click.echo(f"error: {message}", err=True)
+            click.echo(f"error: {redacted(message)}", err=True)
             code = EXIT_ERROR
         except KeyboardInterrupt as error:
             click.echo(
@@ -180,6 +85,16 @@ def verb(function: Verb) -> Callable[..., None]:
         sys.exit(code)
 
     return wrapped
+
+
+@contextmanager
+def _reaching_all(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Turn trouble with the object stores that a command is about into one line each."""
+    with ExitStack() as stack:
+        for value in arguments.values():
+            if isinstance(value, UPath):
+                stack.enter_context(reaching(value))
+        yield
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -194,7 +109,7 @@ def force_to_replace(force: bool) -> Replace:
     return "always" if force else "never"
 
 
-def locked(run_dir: Path, function: Callable[[], C], engine: Engine | None = None) -> C:
+def locked(run_dir: Place, function: Callable[[], C], engine: Engine | None = None) -> C:
     """Run a function while holding the run directory, alone or as one part of a static run."""
     with run_lock(run_dir, None if engine is None else engine.part):
         return function()

@@ -19,13 +19,14 @@ from pipeline.cells import masks_of
 from pipeline.drawing import sheet
 from pipeline.errors import StoreError
 from pipeline.inspection import StoreRows, draw_row, writing
+from pipeline.places import Place
 from pipeline.records import atomic_write, sync_folder
 
 MAX_ROWS_ON_A_PAGE = 8
 """Rows of an HTML page when none are asked for."""
 
 
-def export_coco(store: Path, path: Path, rows: list[int] | None = None) -> int:
+def export_coco(store: Place, path: Path, rows: list[int] | None = None) -> int:
     """Write candidates or labels as COCO annotations with compressed RLE.
 
     The masks are in canvas geometry, which is the image's own unless it is larger than the canvas.
@@ -120,7 +121,7 @@ def _rle(mask_HW: npt.NDArray[np.bool_]) -> dict[str, Any]:
     return {"segmentation": segmentation, "area": int(mask_HW.sum()), "bbox": box}
 
 
-def export_html(store: Path, path: Path, rows: list[int] | None = None) -> int:
+def export_html(store: Place, path: Path, rows: list[int] | None = None) -> int:
     """Write one self-contained page with pictures of rows.
 
     Args:

@@ -7,22 +7,22 @@ path and content, whole shards keep their bytes; the last one, if it was not ful
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import differences
 from pipeline.errors import SemiresError
 from pipeline.manifest import images_fingerprint, load_manifest
+from pipeline.places import Place
 from pipeline.records import Plan, begun_shards, done_path, read_done, write_done, write_plan
 from pipeline.store import metadata_hashes, restore_metadata
 
 
-def _first_images(run_dir: Path, count: int) -> dict[str, Any]:
+def _first_images(run_dir: Place, count: int) -> dict[str, Any]:
     """Give the `inputs` of candidates of the first `count` training images."""
     return {"images": images_fingerprint(load_manifest(run_dir / "manifest"), count)}
 
 
-GROWING: dict[str, Callable[[Path, int], dict[str, Any]]] = {"candidates": _first_images}
+GROWING: dict[str, Callable[[Place, int], dict[str, Any]]] = {"candidates": _first_images}
 """Per stage whose items keep their rows when new ones are appended: the inputs of its first items.
 
 Teachers and labels are not among them: their items are expressions of images that are not
@@ -30,7 +30,7 @@ labelled, and the manifest as a whole, with its label split, is an input.
 """
 
 
-def first_items_are(stage: str, run_dir: Path, plan: dict[str, Any]) -> bool:
+def first_items_are(stage: str, run_dir: Place, plan: dict[str, Any]) -> bool:
     """Tell whether the first items of a run are those of a stored plan.
 
     Args:

@@ -5,6 +5,7 @@ What a data set may hold beside plain RGB is converted: grey, palette, alpha (dr
 Everything else is one `ItemError` that names the file.
 """
 
+import io
 import stat
 import threading
 import warnings
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.errors import ItemError
+from pipeline.places import Place, is_local, is_on_the_way
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused as decompression bombs: Pillow's own hard limit, 2 x 89 M."""
@@ -89,7 +91,7 @@ def read_size(path: Path) -> ImageFacts:
 
 
 def read_image(
-    path: Path, *, canvas: int | None, size: tuple[int, int] | None = None
+    path: Place, *, canvas: int | None, size: tuple[int, int] | None = None
 ) -> npt.NDArray[np.uint8]:
     """Read an image, upright, RGB, no larger than the canvas.
 
@@ -141,12 +143,12 @@ def _pillow_does_not_warn() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Place) -> Iterator[Image.Image]:
     """Open an image file; whatever goes wrong inside becomes one ItemError."""
-    _check_file(path)
+    file = _file_of(path)
     try:
         with _pillow_does_not_warn():
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(file, formats=FORMATS)
         with image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width * image.height} pixels")
@@ -170,18 +172,28 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from error
 
 
-def _check_file(path: Path) -> None:
+def _file_of(path: Place) -> Path | io.BytesIO:
+    """Give what Pillow opens; an object is fetched whole.
+
+    Raises:
+        ItemError: If there is no such file, or it is empty.
+        OSError: If the object store cannot be reached: that is no fault of the image.
+    """
     try:
-        status = path.stat()
+        content = b"" if is_local(path) else path.fs.cat_file(path.path)
+        status = path.stat() if is_local(path) else None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and is_on_the_way(path, error):
+            raise
         raise ItemError(
             f"expected an image file, found none that can be read at {path}; "
             "check the image root and the file name"
         ) from error
-    if not stat.S_ISREG(status.st_mode):
+    if status is not None and not stat.S_ISREG(status.st_mode):
         raise ItemError(f"expected an image file, found a folder or device at {path}")
-    if status.st_size == 0:
+    if (len(content) if status is None else status.st_size) == 0:
         raise ItemError(f"expected an image, found 0 bytes in {path}; fetch the file again")
+    return path if is_local(path) else io.BytesIO(content)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -225,7 +237,7 @@ def _raw_mode_is_16_bit(image: Image.Image) -> bool:
     return isinstance(raw_mode, str) and ";16" in raw_mode
 
 
-def _as_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _as_rgb(image: Image.Image, path: Place) -> Image.Image:
     """Convert any supported mode to RGB of 8 bits."""
     if image.mode == "F":
         raise ItemError(f"expected 8 or 16 bits a channel, found 32-bit float in {path}; convert")
@@ -236,7 +248,7 @@ def _as_rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_16_bit(image: Image.Image, path: Path) -> Image.Image:
+def _from_16_bit(image: Image.Image, path: Place) -> Image.Image:
     """Scale 0..65535 to 0..255, rounding to nearest."""
     values = np.asarray(image, dtype=np.int64)
     if values.min() < 0 or values.max() > 65535:

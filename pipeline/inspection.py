@@ -3,7 +3,6 @@
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from pipeline.drawing import LABEL_COLOUR, Picture, cell_colours, heat, overlay,
 from pipeline.errors import StoreError
 from pipeline.images import read_image
 from pipeline.manifest import Manifest, load_manifest
+from pipeline.places import Place
 from pipeline.records import atomic_write, read_done, records_folder
 from pipeline.store import open_store
 
@@ -31,7 +31,7 @@ _KINDS = {
 }
 
 
-def kind_of(store: Path) -> str:
+def kind_of(store: Place) -> str:
     """Tell what a store holds: candidates, teacher or labels.
 
     Raises:
@@ -44,7 +44,7 @@ def kind_of(store: Path) -> str:
     raise StoreError(f"{store}: neither candidates, teacher nor labels; it holds {names}")
 
 
-def manifest_of(store: Path) -> Manifest:
+def manifest_of(store: Place) -> Manifest:
     """Load the manifest of the run that a store lies in."""
     folder = run_dir_of(store)
     if folder is None:
@@ -58,7 +58,7 @@ class StoreRows:
     Keeps the small columns of one shard in memory: zarr costs about 1 ms per access.
     """
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Place) -> None:
         self.store = store
         self.kind = kind_of(store)
         self.manifest = manifest_of(store)
@@ -167,7 +167,7 @@ class StoreRows:
         return read_done(self.store, shard, read_layout(self.store).fingerprint) is not None
 
 
-def draw_rows(store: Path, rows: list[int], panel_px: int = 320) -> Picture:
+def draw_rows(store: Place, rows: list[int], panel_px: int = 320) -> Picture:
     """Draw rows of a store, four panels to a line."""
     opened = StoreRows(store)
     panels = [panel for row in rows for panel in draw_row(opened, row)]
@@ -178,7 +178,7 @@ def draw_rows(store: Path, rows: list[int], panel_px: int = 320) -> Picture:
     return sheet(lines, panel_px)
 
 
-def save_rows(store: Path, rows: list[int], path: Path) -> None:
+def save_rows(store: Place, rows: list[int], path: Place) -> None:
     """Draw rows of a store into a PNG file; its folder is made if need be."""
     buffer = io.BytesIO()
     Image.fromarray(draw_rows(store, rows)).save(buffer, "PNG")
@@ -187,7 +187,7 @@ def save_rows(store: Path, rows: list[int], path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Place) -> Iterator[None]:
     """Turn what goes wrong while `path` is written into one StoreError."""
     try:
         yield

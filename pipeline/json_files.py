@@ -8,12 +8,16 @@ from typing import Any
 
 from pipeline.config import to_plain
 from pipeline.errors import StoreError
+from pipeline.places import Place, is_local, is_on_the_way, reason_of
 
 _CHECK = b'{\n "check": "'
 
 
-def atomic_write(path: Path, content: bytes) -> None:
+def atomic_write(path: Place, content: bytes) -> None:
     """Write a file so that a reader, even after a power cut, sees all of it or none."""
+    if not is_local(path):
+        path.fs.pipe_file(path.path, content)  # an object appears whole or not at all
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as handle:
@@ -33,12 +37,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, document: Any) -> None:
+def write_json(path: Place, document: Any) -> None:
     """Write a value as readable JSON, atomically."""
     atomic_write(path, _text(document))
 
 
-def read_json(path: Path) -> Any:
+def holds_json(path: Place, document: Any) -> bool:
+    """Tell whether a file holds just what `write_json` would write."""
+    try:
+        return path.read_bytes() == _text(document)
+    except OSError:
+        return False
+
+
+def read_json(path: Place) -> Any:
     """Read JSON.
 
     Raises:
@@ -47,20 +59,24 @@ def read_json(path: Path) -> Any:
     return _parse(path, _read(path))
 
 
-def write_checked(path: Path, document: dict[str, Any]) -> None:
+def write_checked(path: Place, document: dict[str, Any]) -> None:
     """Write a JSON object, its first line a hash of the others, so that a flipped bit is found."""
     text = _text(document)
     check = hashlib.sha256(text).hexdigest().encode()
     atomic_write(path, text.replace(b"{\n", _CHECK + check + b'",\n', 1))
 
 
-def read_checked(path: Path) -> dict[str, Any]:
+def read_checked(path: Place) -> dict[str, Any]:
     """Read what `write_checked` wrote, or an object of an older version, which has no hash.
 
     Raises:
         StoreError: If it is missing, damaged or no object.
     """
-    content = _read(path)
+    return checked_object(path, _read(path))
+
+
+def checked_object(path: Place, content: bytes) -> dict[str, Any]:
+    """Give the object that the content of a checked file holds; raises as `read_checked`."""
     damaged = f"{path}: damaged, its hash differs; delete it and run the stage"
     if content.startswith(_CHECK):
         check, _, rest = content[len(_CHECK) :].partition(b'",\n')
@@ -78,14 +94,16 @@ def _text(document: Any) -> bytes:
     return (text + "\n").encode()
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Place) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+        if is_on_the_way(path, error):
+            raise
+        raise StoreError(f"{path}: cannot be read ({reason_of(error)})") from error
 
 
-def _parse(path: Path, content: bytes) -> Any:
+def _parse(path: Place, content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:

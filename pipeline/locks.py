@@ -3,7 +3,7 @@
 `.lock` holds one line of JSON: host, pid, since when, by which command; its time of change is the
 heartbeat. On one machine the kernel's flock decides, which ends with the process however that
 ends; a driver of another machine counts as gone when its heartbeat stops. The parts of a static
-run share `.lock` and hold one `.lock-i-of-n` each.
+run share `.lock` and hold one `.lock-i-of-n` each. In an object store `object_locks` decides.
 """
 
 import errno
@@ -11,59 +11,32 @@ import fcntl
 import json
 import os
 import re
-import signal
-import socket
-import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
-from pipeline.errors import StoreError
+from pipeline.lock_holders import (
+    STALE_SECONDS,
+    Holder,
+    heartbeat,
+    in_use,
+    runs,
+    this_boot,
+    this_process,
+)
+from pipeline.lock_holders import Part as Part
+from pipeline.object_locks import object_holders, object_lock
+from pipeline.places import Place, is_local
 
-HEARTBEAT_SECONDS = 10.0
-STALE_SECONDS = 120.0
-"""How old the heartbeat of another machine's driver must be for its lock to be taken over."""
 _SETTLE_SECONDS = 0.5
-_LOST = signal.SIGUSR2  # not SIGINT, which a shell's background jobs ignore
 _NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """Who holds, or held, a lock."""
-
-    host: str
-    pid: int
-    boot: str
-    """The kernel's id of this start of the machine: tells whether a pid means anything here."""
-    token: str
-    since: str
-    command: str
-
-    def __str__(self) -> str:
-        return f"pid {self.pid} on {self.host} since {self.since} ({self.command})"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Part `index` of `count`, from 0, of a static run."""
-
-    index: int
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.index}-of-{self.count}"
-
-
 @contextmanager
-def run_lock(run_dir: Path, part: Part | None = None) -> Iterator[None]:
+def run_lock(run_dir: Place, part: Part | None = None) -> Iterator[None]:
     """Hold a run directory, so that two drivers never write the same shards.
 
     The folder is made if missing.
@@ -75,6 +48,10 @@ def run_lock(run_dir: Path, part: Part | None = None) -> Iterator[None]:
     Raises:
         StoreError: If another process holds it; names host and pid.
     """
+    if not is_local(run_dir):
+        with object_lock(run_dir, part):
+            yield
+        return
     run_dir.mkdir(parents=True, exist_ok=True)
     with _taken(run_dir / ".lock", run_dir, shared=part is not None):
         if part is None:
@@ -90,8 +67,10 @@ def run_lock(run_dir: Path, part: Part | None = None) -> Iterator[None]:
             yield
 
 
-def holders(run_dir: Path) -> list[Holder]:
+def holders(run_dir: Place) -> list[Holder]:
     """Name the processes that hold a run directory now."""
+    if not is_local(run_dir):
+        return object_holders(run_dir)
     places = [run_dir / ".lock", *_parts(run_dir).values()]
     found = [_held_by(place) for place in places if place.exists()]
     return [holder for holder in found if holder is not None]
@@ -115,19 +94,27 @@ def _taken(path: Path, run_dir: Path, *, shared: bool) -> Iterator[None]:
             flocked = _flock(handle.fileno(), kind)
         holder = _read(path)
         if flocked is False or (holder is not None and _alive(holder, path, flocked is True)):
-            raise _in_use(run_dir, holder)
+            raise in_use(run_dir, holder)
         if shared:
             yield
             return
-        mine = _myself()
+        mine = this_process()
         _write(path, mine)
         if holder is not None and holder.boot != mine.boot:
             # Another machine may be taking the same lock over, where flock does not reach.
             time.sleep(_SETTLE_SECONDS)
             found = _read(path)
             if found is None or found.token != mine.token:
-                raise _in_use(run_dir, found)
-        with _heartbeat(path, mine):
+                raise in_use(run_dir, found)
+
+        def beat() -> bool:
+            found = _read(path)
+            if found is None or found.token != mine.token:
+                return False
+            os.utime(path)
+            return True
+
+        with heartbeat(beat):
             yield
         found = _read(path)
         if found is not None and found.token == mine.token:
@@ -147,19 +134,9 @@ def _flock(descriptor: int, kind: int) -> bool | None:
 
 def _alive(holder: Holder, path: Path, flocked: bool) -> bool:
     """Tell whether the process that a lock file names still runs."""
-    if holder.boot == _boot():
-        return not flocked and _runs(holder.pid)
+    if holder.boot == this_boot():
+        return not flocked and runs(holder.pid)
     return _age(path) < STALE_SECONDS
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _age(path: Path) -> float:
@@ -184,60 +161,7 @@ def _held_by(path: Path) -> Holder | None:
 def _refuse_if_held(place: Path, run_dir: Path) -> None:
     holder = _held_by(place)
     if holder is not None:
-        raise _in_use(run_dir, holder)
-
-
-def _in_use(run_dir: Path, holder: Holder | None) -> StoreError:
-    name = "another process" if holder is None else str(holder)
-    return StoreError(f"{run_dir}: in use by {name}; wait for it or stop it")
-
-
-@contextmanager
-def _heartbeat(path: Path, mine: Holder) -> Iterator[None]:
-    """Touch the lock file now and then; stop the process if another has taken the lock."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(HEARTBEAT_SECONDS):
-            found = _read(path)
-            if found is None or found.token != mine.token:
-                os.kill(os.getpid(), _LOST)  # as ctrl-C, even out of a sleep
-                return
-            os.utime(path)
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    in_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
-    before = signal.signal(_LOST, _interrupt) if in_main else None
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        if in_main:
-            signal.signal(_LOST, before)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _myself() -> Holder:
-    return Holder(
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        boot=_boot(),
-        token=uuid.uuid4().hex,
-        since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
-        command=Path(sys.argv[0]).name or "python",
-    )
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return socket.gethostname()
+        raise in_use(run_dir, holder)
 
 
 def _write(path: Path, holder: Holder) -> None:

@@ -6,9 +6,8 @@ follow their images and expressions their objects. Legend: I images, O objects, 
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,13 @@ from pipeline.columns import (
     open_array,
     open_strings,
     portable_path,
+    resolved_path,
     write_columns,
 )
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, StoreError
 from pipeline.images import canvas_size
+from pipeline.local_copies import files_below, local_copy, scratch, upload
+from pipeline.places import Place, is_local, remove_tree
 from pipeline.records import atomic_write, sync_folder
 from pipeline.segmentation import decode_rle, rescale_mask
 
@@ -51,7 +53,7 @@ _STRINGS = (*_NAMES, "object_rle", "expression_text")
 class Manifest:
     """Columns over images, objects and expressions; rows refer to each other by position."""
 
-    image_root: Path
+    image_root: Place
     """Folder that `image_path` is relative to."""
     image_id: StringColumn
     """(I,) the data set's own names; an image appears once."""
@@ -146,10 +148,11 @@ class Manifest:
 
     def images_of(self, split: str) -> npt.NDArray[np.int64]:
         """Give the rows of images with an object in a split, shape (n,), int64, rising."""
-        objects = self.object_split == _split_index(split)
-        return np.asarray(np.unique(self.object_image[objects]), dtype=np.int64)
+        images = self.object_image[self.object_split == _split_index(split)]
+        first_of_its_image = np.diff(images, prepend=-1) != 0  # objects follow their images
+        return np.asarray(images[first_of_its_image], dtype=np.int64)
 
-    def image_file(self, image: int | np.integer) -> Path:
+    def image_file(self, image: int | np.integer) -> Place:
         """Give the file of an image row."""
         return self.image_root / self.image_path[image]
 
@@ -202,13 +205,13 @@ def manifest_fingerprint(columns: Mapping[str, Column]) -> str:
 
 
 def write_manifest(
-    folder: Path,
+    folder: Place,
     manifest: Manifest,
     *,
     description: Mapping[str, Any],
     extra: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write a manifest in one step: under another name first, then renamed.
+    """Write a manifest in one step: under another name first, then renamed or sent.
 
     The same manifest and description give the same bytes.
 
@@ -223,55 +226,63 @@ def write_manifest(
     """
     if folder.exists():
         raise ManifestError(f"expected no {folder} yet, found one; choose another run directory")
-    place_manifest(make_manifest(folder, manifest, description=description, extra=extra), folder)
+    with making_manifest(folder, manifest, description=description, extra=extra) as making:
+        place_manifest(making, folder)
 
 
-def make_manifest(
-    folder: Path,
+@contextmanager
+def making_manifest(
+    folder: Place,
     manifest: Manifest,
     *,
     description: Mapping[str, Any],
     extra: Mapping[str, bytes] | None = None,
-) -> Path:
-    """Write a manifest that belongs at `folder` under another name, and leave it there.
+) -> Iterator[Path]:
+    """Write a manifest that belongs at `folder` elsewhere; one that is there is not touched.
 
-    Takes what `write_manifest` takes; a manifest that is at `folder` already is not touched.
+    Takes what `write_manifest` takes.
 
-    Returns:
-        The folder written, for `place_manifest`.
+    Yields:
+        The folder written, for `place_manifest`: beside `folder`, or a scratch folder where that
+        is in an object store.
     """
-    making = folder.with_name(folder.name + ".making")
-    if making.exists():  # left by a run that was killed
-        shutil.rmtree(making)
-    making.mkdir(parents=True)
-    hashes = write_columns(making, _columns(manifest))
-    for name, content in (extra or {}).items():
-        atomic_write(making / name, content)
-        hashes[name] = file_sha256(making / name)
-    document = {
-        **description,
-        "format": FORMAT,
-        "fingerprint": manifest.fingerprint,
-        "image_root": portable_path(manifest.image_root, folder),
-        "counts": _counts(manifest),
-        "files": hashes,
-    }
-    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    atomic_write(making / DESCRIPTION, text.encode())
-    return making
+    with scratch() as aside:
+        making = folder.with_name(folder.name + ".making") if is_local(folder) else aside / "made"
+        remove_tree(making)  # left by a run that was killed
+        making.mkdir(parents=True)
+        hashes = write_columns(making, _columns(manifest))
+        for name, content in (extra or {}).items():
+            atomic_write(making / name, content)
+            hashes[name] = file_sha256(making / name)
+        document = {
+            **description,
+            "format": FORMAT,
+            "fingerprint": manifest.fingerprint,
+            "image_root": portable_path(manifest.image_root, folder),
+            "counts": _counts(manifest),
+            "files": hashes,
+        }
+        text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        atomic_write(making / DESCRIPTION, text.encode())
+        yield making
 
 
-def place_manifest(making: Path, folder: Path) -> None:
-    """Put what `make_manifest` wrote in its place; a manifest that is there is deleted."""
-    if folder.exists():
-        (folder / DESCRIPTION).unlink(missing_ok=True)  # first, for without it nothing is proven
-        shutil.rmtree(folder)
+def place_manifest(making: Path, folder: Place) -> None:
+    """Put what `making_manifest` wrote in its place; a manifest that is there is deleted."""
+    (folder / DESCRIPTION).unlink(missing_ok=True)  # first, for without it nothing is proven
+    remove_tree(folder)
+    if not is_local(folder):
+        upload(making, folder, [name for name in files_below(making) if name != DESCRIPTION])
+        upload(making, folder, [DESCRIPTION])
+        return
     making.rename(folder)
     sync_folder(folder.parent)
 
 
-def load_manifest(folder: Path, *, verify: bool = False) -> Manifest:
+def load_manifest(folder: Place, *, verify: bool = False) -> Manifest:
     """Open a manifest; columns are memory-mapped, so that this is quick at any size.
+
+    Those of an object store are copied once to this machine.
 
     Args:
         folder: What `write_manifest` wrote.
@@ -281,20 +292,15 @@ def load_manifest(folder: Path, *, verify: bool = False) -> Manifest:
         ManifestError: If it is missing, of another format, or its parts do not fit together.
     """
     document = read_description(folder)
-    for name, recorded in document["files"].items() if verify else ():
+    hashes: dict[str, str] = document["files"]
+    for name, recorded in hashes.items() if verify else ():
         if not (folder / name).is_file() or file_sha256(folder / name) != recorded:
             raise ManifestError(f"{folder / name} is missing or damaged; prepare the data again")
     try:
-        columns: dict[str, Any] = {
-            **{name: open_array(folder / f"{name}.npy") for name in _ARRAYS},
-            **{name: open_strings(folder, name) for name in _STRINGS},
-        }
-        # An absolute root stays itself under joining.
-        root = Path(os.path.normpath(folder.absolute() / document["image_root"]))
-        manifest = Manifest(image_root=root, fingerprint=document["fingerprint"], **columns)
-    except ManifestError as error:
+        manifest = _open(folder, document, lambda name: local_copy(folder / name, hashes[name]))
+    except (ManifestError, StoreError) as error:
         raise ManifestError(f"{folder}: {error}; prepare the data again") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, KeyError) as error:
         raise ManifestError(
             f"{folder}: a column is missing or damaged ({error}); prepare the data again"
         ) from error
@@ -305,7 +311,16 @@ def load_manifest(folder: Path, *, verify: bool = False) -> Manifest:
     return manifest
 
 
-def read_description(folder: Path) -> dict[str, Any]:
+def _open(folder: Place, document: Mapping[str, Any], file_of: Callable[[str], Path]) -> Manifest:
+    columns: dict[str, Any] = {
+        **{name: open_array(file_of(f"{name}.npy")) for name in _ARRAYS},
+        **{name: open_strings(file_of, name) for name in _STRINGS},
+    }
+    root = resolved_path(document["image_root"], folder)
+    return Manifest(image_root=root, fingerprint=document["fingerprint"], **columns)
+
+
+def read_description(folder: Place) -> dict[str, Any]:
     """Read manifest.json of a manifest folder.
 
     Raises:

@@ -3,18 +3,17 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import StoreError
 from pipeline.growth import grow_store, has_grown
 from pipeline.locks import Part
+from pipeline.places import create_once
 from pipeline.records import (
     Plan,
     begun_shards,
-    done_path,
     drop_replaced,
-    read_any_done,
+    read_all_done,
     records_folder,
     refuse_other_plan,
     replacing,
@@ -44,7 +43,7 @@ def check_plan(plan: Plan, made_by: str) -> bool:
     Raises:
         StoreError: If another plan made it; names the differences.
     """
-    if not plan.store.is_dir():
+    if not plan.store.exists():
         return False
     try:
         stored = stored_plan(plan.store, made_by)
@@ -98,8 +97,9 @@ def prepared(plan: Plan, replace: Replace, made_by: str, part: Part | None) -> I
         drop_replaced(plan.store, records_folder(plan.store))
         yield
         return
-    done = done_path(plan.store, 0).parent
-    with replacing((plan.store, records_folder(plan.store)), lambda: any(done.glob("*.json"))):
+    with replacing(
+        (plan.store, records_folder(plan.store)), lambda: bool(begun_shards(plan.store))
+    ):
         with space_needed(plan.store):
             _create(plan)
         yield
@@ -142,29 +142,18 @@ def _layout(plan: Plan) -> tuple[tuple[ArraySpec, ...], int, int, dict[str, Any]
 
 def _shards_are_of(plan: Plan) -> bool:
     """Tell whether there are done shards, all of this plan."""
-    shards = begun_shards(plan.store)
-    records = (read_any_done(plan.store, shard) for shard in shards)
-    prints = {record.fingerprint for record in records if record is not None}
+    prints = {record.fingerprint for _, record in read_all_done(plan.store) if record is not None}
     return prints == {plan.fingerprint}
 
 
 @contextmanager
 def _one_at_a_time(plan: Plan) -> Iterator[None]:
-    """Let one part of a static run look after the store; a folder is a lock on any file system."""
-    claim: Path = records_folder(plan.store) / "preparing"
-    claim.parent.mkdir(parents=True, exist_ok=True)
+    """Let one part of a static run look after the store: who creates a file, which only one can."""
+    claim = records_folder(plan.store) / "preparing"
     waited_until = time.monotonic() + PREPARE_SECONDS
-    while True:
-        try:
-            claim.mkdir()
-            break
-        except FileExistsError:
-            if time.monotonic() > waited_until:
-                claim.touch()  # whoever held it is gone: nobody needs two minutes
-                break
-            time.sleep(0.1)
+    while not create_once(claim, b"") and time.monotonic() < waited_until:
+        time.sleep(0.1)  # beyond two minutes whoever held it is gone: nobody needs that long
     try:
         yield
     finally:
-        if claim.is_dir():
-            claim.rmdir()
+        claim.unlink(missing_ok=True)

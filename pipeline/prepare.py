@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,15 +17,17 @@ from pipeline.columns import file_sha256
 from pipeline.config import differences, to_plain
 from pipeline.data_config import DataConfig as DataConfig
 from pipeline.errors import ManifestError
+from pipeline.local_copies import scratch, upload
 from pipeline.manifest import (
     DESCRIPTION,
     SPLITS,
     Manifest,
     load_manifest,
-    make_manifest,
+    making_manifest,
     place_manifest,
     read_description,
 )
+from pipeline.places import Place, is_local, remove_tree
 from pipeline.readers import READERS
 from pipeline.readers.base import Failure, Progress
 from pipeline.readers.ids import read_image_ids
@@ -42,7 +43,7 @@ SCENES = "scenes"
 class Summary:
     """What a manifest holds, for printing."""
 
-    folder: Path
+    folder: Place
     """The manifest folder."""
     fingerprint: str
     """Of the manifest."""
@@ -86,7 +87,7 @@ class Summary:
 
 def prepare_data(
     config: DataConfig,
-    run_dir: Path,
+    run_dir: Place,
     *,
     limit: int | None = None,
     force: bool = False,
@@ -163,7 +164,7 @@ def progress_bar() -> Iterator[Progress]:
             bar.close()
 
 
-def read_failures(run_dir: Path) -> tuple[tuple[FailedItem, ...], tuple[FailedItem, ...]]:
+def read_failures(run_dir: Place) -> tuple[tuple[FailedItem, ...], tuple[FailedItem, ...]]:
     """Read what a manifest left out and what it converted.
 
     Returns:
@@ -184,7 +185,7 @@ def read_failures(run_dir: Path) -> tuple[tuple[FailedItem, ...], tuple[FailedIt
 
 def _write(
     config: DataConfig,
-    run_dir: Path,
+    run_dir: Place,
     request: Mapping[str, Any],
     workers: int,
     progress: Progress | None,
@@ -193,27 +194,27 @@ def _write(
     folder, limit = run_dir / MANIFEST, request["limit"]
     scenes = config.scenes if limit is None else _at_most(config.scenes, limit)
     config = dataclasses.replace(config, scenes=scenes)
-    work = _scenes_folder(run_dir, request)
-    source = READERS[config.reader](config, work, workers, progress)
-    collection = collect(source, config, limit=limit, progress=progress)
-    _refuse_empty(collection, source.image_root)
-    manifest, leaks = assemble(
-        collection.objects,
-        source.image_root,
-        config.labelled,
-        _wanted(config),
-        drop_leaking=config.drop_leaking,
-        trial=limit is not None,
-    )
-    description = {**request} | _facts(manifest, collection.failures, leaks)
-    extra = {FAILURES: _lines(collection.failures)}
-    if work != run_dir:
-        manifest = dataclasses.replace(manifest, image_root=run_dir / SCENES)
-    making = make_manifest(folder, manifest, description=description, extra=extra)
-    if work == run_dir:
-        place_manifest(making, folder)
-    else:
-        _replace_scenes(run_dir, work, making)
+    with _work_folder(run_dir, request) as work:
+        source = READERS[config.reader](config, work, workers, progress)
+        collection = collect(source, config, limit=limit, progress=progress)
+        _refuse_empty(collection, source.image_root)
+        manifest, leaks = assemble(
+            collection.objects,
+            source.image_root,
+            config.labelled,
+            _wanted(config),
+            drop_leaking=config.drop_leaking,
+            trial=limit is not None,
+        )
+        description = {**request} | _facts(manifest, collection.failures, leaks)
+        extra = {FAILURES: _lines(collection.failures)}
+        moved = work != run_dir and config.reader == "scenes"
+        if moved:
+            manifest = dataclasses.replace(manifest, image_root=run_dir / SCENES)
+        with making_manifest(folder, manifest, description=description, extra=extra) as making:
+            if moved:
+                _replace_scenes(run_dir, work)
+            place_manifest(making, folder)
 
 
 def _input_hashes(config: DataConfig) -> dict[str, str]:
@@ -231,7 +232,7 @@ def _input_hashes(config: DataConfig) -> dict[str, str]:
     return hashes
 
 
-def _refuse_other(folder: Path, request: Mapping[str, Any]) -> None:
+def _refuse_other(folder: Place, request: Mapping[str, Any]) -> None:
     try:
         found = read_description(folder)
     except ManifestError as error:
@@ -246,19 +247,20 @@ def _refuse_other(folder: Path, request: Mapping[str, Any]) -> None:
         )
 
 
-def _replace_scenes(run_dir: Path, work: Path, making: Path) -> None:
-    """Put new scenes and their manifest in the place of the old ones, by renaming."""
+def _replace_scenes(run_dir: Place, work: Path) -> None:
+    """Put new scenes in the place of the old ones, by renaming or sending; their manifest goes."""
+    (run_dir / MANIFEST / DESCRIPTION).unlink(missing_ok=True)  # first: its pictures go
+    if not is_local(run_dir):
+        remove_tree(run_dir / SCENES)
+        upload(work / SCENES, run_dir / SCENES)
+        return
     old = run_dir / f"{SCENES}.old"
-    if old.exists():  # left by a run that was killed
-        shutil.rmtree(old)
-    (run_dir / MANIFEST / DESCRIPTION).unlink()  # first: its pictures go
+    remove_tree(old)  # left by a run that was killed
     if (run_dir / SCENES).exists():
         (run_dir / SCENES).rename(old)
     (work / SCENES).rename(run_dir / SCENES)
-    place_manifest(making, run_dir / MANIFEST)
+    remove_tree(old)
     work.rmdir()
-    if old.exists():
-        shutil.rmtree(old)
 
 
 def _images_are_as_recorded(manifest: Manifest) -> bool:
@@ -272,24 +274,34 @@ def _images_are_as_recorded(manifest: Manifest) -> bool:
         return False
 
 
-def _scenes_folder(run_dir: Path, request: Mapping[str, Any]) -> Path:
+@contextmanager
+def _work_folder(run_dir: Place, request: Mapping[str, Any]) -> Iterator[Path]:
     """Give the folder in which scenes are generated: aside, where others have to stay until then.
 
-    Returns:
-        `run_dir`, or an empty folder in it if the manifest there is of other scenes.
+    Yields:
+        `run_dir`; an empty folder in it if the manifest there is of other scenes; a scratch folder
+        if it is in an object store.
     """
+    if not is_local(run_dir):
+        with scratch() as folder:
+            yield folder
+        return
+    if not _scenes_differ(run_dir, request):
+        yield run_dir
+        return
+    aside = run_dir / f"{SCENES}.making"
+    remove_tree(aside)  # left by a run that was killed
+    yield aside
+
+
+def _scenes_differ(run_dir: Path, request: Mapping[str, Any]) -> bool:
+    """Tell whether other scenes than those asked for lie in a run directory."""
     try:
         made = _scenes_of(read_description(run_dir / MANIFEST))
     except (ManifestError, KeyError):
-        return run_dir  # what lies there is unknown; write_scenes refuses what it did not make
-    if made["reader"] != "scenes" or made == _scenes_of(request):
-        return run_dir
-    if request["config"]["reader"] != "scenes":
-        return run_dir
-    aside = run_dir / f"{SCENES}.making"
-    if aside.exists():  # left by a run that was killed
-        shutil.rmtree(aside)
-    return aside
+        return False  # what lies there is unknown; write_scenes refuses what it did not make
+    both = made["reader"] == request["config"]["reader"] == "scenes"
+    return both and made != _scenes_of(request)
 
 
 def _scenes_of(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -337,7 +349,7 @@ def _lines(failures: list[Failure]) -> bytes:
     return "".join(json.dumps(to_plain(failure)) + "\n" for failure in failures).encode()
 
 
-def _summary(folder: Path, *, reused: bool) -> Summary:
+def _summary(folder: Place, *, reused: bool) -> Summary:
     manifest = load_manifest(folder)
     document = read_description(folder)
     return Summary(

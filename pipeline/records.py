@@ -1,22 +1,30 @@
-"""Shell: what proves that work was done: a plan per store and a done record per shard.
+"""Shell: what decided a store's bytes, and how one is replaced.
 
-Beside `candidates.zarr` lies `candidates.stage/` with `plan.json` (everything that decided the
-result, and its fingerprint) and `done/00000.json` per finished shard, written last. Nothing else
-proves completion: a missing chunk reads as zeros, and a file may be half of what was meant.
+Beside `candidates.zarr` lies `candidates.stage/` with `plan.json`, everything that decided the
+result and its fingerprint, and the done records of the shards.
 """
 
-import functools
-import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import differences, fingerprint, to_plain
+from pipeline.done_records import DoneRecord as DoneRecord
+from pipeline.done_records import FailedItem as FailedItem
+from pipeline.done_records import begun_shards as begun_shards
+from pipeline.done_records import done_path as done_path
+from pipeline.done_records import file_lengths as file_lengths
+from pipeline.done_records import files_are_whole as files_are_whole
+from pipeline.done_records import read_all_done as read_all_done
+from pipeline.done_records import read_any_done as read_any_done
+from pipeline.done_records import read_done as read_done
+from pipeline.done_records import records_folder as records_folder
+from pipeline.done_records import shard_is_done as shard_is_done
+from pipeline.done_records import versions as versions
+from pipeline.done_records import write_done as write_done
 from pipeline.errors import StoreError
 from pipeline.json_files import atomic_write as atomic_write
 from pipeline.json_files import read_checked, write_checked
@@ -24,6 +32,7 @@ from pipeline.json_files import read_json as read_json
 from pipeline.json_files import sync_folder as sync_folder
 from pipeline.json_files import write_json as write_json
 from pipeline.locks import run_lock as run_lock
+from pipeline.places import Place, is_local, remove_tree
 from pipeline.store import ArraySpec
 
 PLAN_FORMAT = 1
@@ -35,7 +44,7 @@ class Plan:
 
     stage: str
     """Name of the stage, as the verbs and messages say it."""
-    store: Path
+    store: Place
     """The Zarr group."""
     specs: tuple[ArraySpec, ...]
     num_items: int
@@ -78,105 +87,14 @@ class Plan:
         return {"fingerprint": self.fingerprint, "unit": self.unit, "plan": self._identity()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedItem:
-    """One item that could not be used, with the reason in one line."""
-
-    item: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DoneRecord:
-    """Proof that one shard was written: what it holds and how it came about."""
-
-    shard: int
-    start: int
-    stop: int
-    fingerprint: str
-    files: dict[str, dict[str, Any]]
-    failures: tuple[FailedItem, ...]
-    counters: dict[str, float]
-    seconds: float
-    versions: dict[str, str]
-    attempts: dict[str, int] = field(default_factory=dict)
-    """How often a failed item was tried, where that is more than once."""
-
-    def attempts_of(self, failure: FailedItem) -> int:
-        """Give how often a failed item was tried."""
-        return self.attempts.get(failure.item, 1)
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Name the versions that matter to a store's bytes."""
-    packages = ("numpy", "zarr", "numcodecs")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def records_folder(store: Path) -> Path:
-    """Give the folder of plan and done records that belongs to a store."""
-    return store.with_suffix(".stage")
-
-
-def done_path(store: Path, shard: int) -> Path:
-    """Give the place of a shard's done record."""
-    return records_folder(store) / "done" / f"{shard:05d}.json"
-
-
-def write_done(store: Path, record: DoneRecord) -> None:
-    """Write a shard's done record; the last thing that happens to a shard."""
-    write_checked(done_path(store, record.shard), to_plain(record))
-
-
-def read_done(store: Path, shard: int, expected_fingerprint: str) -> DoneRecord | None:
-    """Read a shard's done record; None if there is none, or it is damaged or of another plan."""
-    record = read_any_done(store, shard)
-    return record if record and record.fingerprint == expected_fingerprint else None
-
-
-def read_any_done(store: Path, shard: int) -> DoneRecord | None:
-    """Read a shard's done record, whatever plan it is of; None if it is missing or damaged."""
-    try:
-        document = read_checked(done_path(store, shard))
-        failures = tuple(FailedItem(**entry) for entry in document.pop("failures"))
-        return DoneRecord(failures=failures, **document)
-    except (StoreError, TypeError, KeyError, AttributeError):
-        return None
-
-
-def files_are_whole(store: Path, record: DoneRecord) -> bool:
-    """Tell whether a shard's files are there and have the recorded lengths."""
-    try:
-        return all(
-            os.stat(f"{store}/{name}").st_size == entry["bytes"]  # noqa: PTH116 - a million times
-            for name, entry in record.files.items()
-        )
-    except (OSError, TypeError, KeyError):
-        return False
-
-
-def shard_is_done(store: Path, shard: int, expected_fingerprint: str) -> bool:
-    """Tell whether a shard is done and its files have the recorded lengths."""
-    record = read_done(store, shard, expected_fingerprint)
-    return record is not None and files_are_whole(store, record)
-
-
-def begun_shards(store: Path) -> list[int]:
-    """List the shards that have a done record of any plan, readable or not, rising."""
-    folder = done_path(store, 0).parent
-    names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - a million names
-    return sorted(int(name[:-5]) for name in names if name[:-5].isdigit() and name[-5:] == ".json")
-
-
-def stored_plan(store: Path, made_by: str) -> dict[str, Any]:
+def stored_plan(store: Place, made_by: str) -> dict[str, Any]:
     """Read a store's plan.
 
     Raises:
         StoreError: If the store was never begun; names the command that makes it.
     """
     path = records_folder(store) / "plan.json"
-    if not path.exists() or not store.is_dir():
+    if not path.exists() or not store.exists():
         raise StoreError(f"{store}: not there; run '{made_by}' first")
     document = read_checked(path)
     known = {"plan", "fingerprint", "unit", "metadata"}
@@ -208,22 +126,30 @@ def refuse_other_plan(plan: Plan, made_by: str) -> None:
     )
 
 
-def drop_replaced(*folders: Path) -> None:
+def drop_replaced(*folders: Place) -> None:
     """Delete what a killed replacement left aside."""
     for folder in folders:
-        shutil.rmtree(folder.with_name(folder.name + ".replaced"), ignore_errors=True)
+        if is_local(folder):
+            shutil.rmtree(folder.with_name(folder.name + ".replaced"), ignore_errors=True)
 
 
 @contextmanager
-def replacing(folders: tuple[Path, ...], has_begun: Callable[[], bool]) -> Iterator[None]:
+def replacing(folders: tuple[Place, ...], has_begun: Callable[[], bool]) -> Iterator[None]:
     """Put finished work aside while it is made anew, and back if that fails at once.
+
+    An object store cannot rename: there the old work is deleted.
 
     Args:
         folders: What is replaced; those that exist are renamed to `NAME.replaced`.
         has_begun: Asked when the body raises: whether anything of the new work is worth keeping.
             If not, the old comes back; in every other case it is deleted.
     """
-    aside = {folder: folder.with_name(folder.name + ".replaced") for folder in folders}
+    aside: dict[Path, Path] = {}
+    for folder in folders:
+        if is_local(folder):
+            aside[folder] = folder.with_name(folder.name + ".replaced")
+        else:
+            remove_tree(folder)
     for folder, old in aside.items():
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -241,7 +167,7 @@ def replacing(folders: tuple[Path, ...], has_begun: Callable[[], bool]) -> Itera
         drop_replaced(*folders)
 
 
-def require_rows(store: Path, made_by: str, rows: range | None = None) -> str:
+def require_rows(store: Place, made_by: str, rows: range | None = None) -> str:
     """Check that a stage's store is done for the rows that a later stage reads.
 
     Args:
@@ -261,7 +187,14 @@ def require_rows(store: Path, made_by: str, rows: range | None = None) -> str:
     rows = range(items) if rows is None else rows
     needed = range(rows.start // size, -(-rows.stop // size)) if len(rows) else range(0)
     name: str = document["fingerprint"]
-    missing = [shard for shard in needed if not shard_is_done(store, shard, name)]
+    lengths = file_lengths(store)
+    missing = [
+        shard
+        for shard, record in read_all_done(store, needed)
+        if record is None
+        or record.fingerprint != name
+        or not files_are_whole(store, record, lengths)
+    ]
     if missing:
         raise StoreError(
             f"{store}: {len(missing)} of {len(needed)} shards are not done (first: {missing[0]}); "

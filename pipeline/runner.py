@@ -12,6 +12,7 @@ from pipeline.attempts import Attempts, forget_attempts, read_attempts, write_at
 from pipeline.engines import Engine, run_tasks
 from pipeline.errors import SemiresError, StoreError
 from pipeline.isolation import GivenUpError, isolate, probing
+from pipeline.places import reaching
 from pipeline.preparation import Replace as Replace
 from pipeline.preparation import check_plan as check_plan
 from pipeline.preparation import prepared
@@ -19,19 +20,21 @@ from pipeline.records import (
     DoneRecord,
     FailedItem,
     Plan,
-    begun_shards,
     done_path,
+    file_lengths,
     files_are_whole,
+    read_all_done,
     read_done,
     refuse_other_plan,
     shard_is_done,
     versions,
     write_done,
 )
+from pipeline.shard_files import delete_shard, write_shard
 from pipeline.shards import Receipt, Work
 from pipeline.shards import ShardResult as ShardResult
 from pipeline.stopping import requested, stage_running
-from pipeline.store import delete_shard, sha256_of_shard, shard_files, space_needed, write_shard
+from pipeline.store import space_needed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +154,13 @@ class Tally:
 def scan(plan: Plan) -> Tally:
     """Look which shards of a store are done, by their records and the lengths of their files."""
     tally = Tally(bytearray(plan.num_shards))
-    for shard in begun_shards(plan.store):
-        record = read_done(plan.store, shard, plan.fingerprint)
-        if record is None or record.shard != shard or shard >= plan.num_shards:
+    lengths = file_lengths(plan.store)
+    for shard, record in read_all_done(plan.store):
+        if record is None or record.fingerprint != plan.fingerprint:
             continue
-        if files_are_whole(plan.store, record):
+        if record.shard != shard or shard >= plan.num_shards:
+            continue
+        if files_are_whole(plan.store, record, lengths):
             tally.add(record)
     return tally
 
@@ -231,6 +236,11 @@ def run_shard(plan: Plan, work: Work, shard: int) -> Receipt:
         Failed items and counts; arrays never travel to the driver. A shard that was done meanwhile
         is left as it is.
     """
+    with reaching(plan.store):
+        return _run_shard(plan, work, shard)
+
+
+def _run_shard(plan: Plan, work: Work, shard: int) -> Receipt:
     # A worker that outlived its driver must not write into a store that was since made anew.
     refuse_other_plan(plan, plan.stage)
     record = read_done(plan.store, shard, plan.fingerprint)
@@ -265,8 +275,7 @@ def _compute_and_write(plan: Plan, work: Work, shard: int, before: Attempts) -> 
     refuse_other_plan(plan, plan.stage)
     try:
         with space_needed(plan.store):
-            write_shard(plan.store, plan.specs, shard, rows, result.columns)
-            files = sha256_of_shard(shard_files(plan.store, plan.specs, shard), plan.store)
+            files = write_shard(plan.store, plan.specs, shard, rows, result.columns)
             record = DoneRecord(
                 shard=shard,
                 start=rows.start,

@@ -8,7 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy.typing as npt
 
 from pipeline.records import FailedItem
-from pipeline.store import ArraySpec, join_columns
+from pipeline.shard_files import join_columns
+from pipeline.store import ArraySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

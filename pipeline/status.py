@@ -1,9 +1,8 @@
 """Shell: how far the stages of a run are, what no longer fits together, and why."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pipeline.audit import find_stores, verb_of
@@ -12,11 +11,12 @@ from pipeline.errors import SemiresError, StoreError
 from pipeline.growth import first_items_are
 from pipeline.json_files import read_json
 from pipeline.manifest import images_fingerprint, load_manifest
+from pipeline.places import Place, relative_name
 from pipeline.records import (
     DoneRecord,
-    begun_shards,
+    file_lengths,
     files_are_whole,
-    read_any_done,
+    read_all_done,
     records_folder,
     stored_plan,
 )
@@ -29,7 +29,7 @@ _WEIGHTS = "teacher.safetensors"
 class StageStatus:
     """How far one store or training is."""
 
-    place: Path
+    place: Place
     verb: str
     """The command that makes it."""
     unit: str
@@ -66,7 +66,7 @@ class Failure:
     attempts: int
 
 
-def run_status(run_dir: Path) -> list[StageStatus]:
+def run_status(run_dir: Place) -> list[StageStatus]:
     """Give the status of all stores and trainings of a run, in the order of the job.
 
     Quick: lengths of files are compared, not hashes (`audit.verify_all` does that).
@@ -81,7 +81,7 @@ def run_status(run_dir: Path) -> list[StageStatus]:
     return _stale_by_inheritance(ordered)
 
 
-def failures_of(path: Path) -> list[Failure]:
+def failures_of(path: Place) -> list[Failure]:
     """List the failed items of a store, or of all stores of a run.
 
     Raises:
@@ -89,7 +89,7 @@ def failures_of(path: Path) -> list[Failure]:
     """
     found = []
     for store in find_stores(path):
-        stage = store.relative_to(path).with_suffix("").as_posix() if store != path else store.stem
+        stage = store.stem if store == path else relative_name(store, path).removesuffix(".zarr")
         for record in _records(store):
             found += [
                 Failure(failure.item, stage, failure.reason, record.attempts_of(failure))
@@ -98,18 +98,18 @@ def failures_of(path: Path) -> list[Failure]:
     return found
 
 
-def _records(store: Path) -> list[DoneRecord]:
-    records = (read_any_done(store, shard) for shard in begun_shards(store))
-    return [record for record in records if record is not None and record.failures]
+def _records(store: Place) -> list[DoneRecord]:
+    found = read_all_done(store)
+    return [record for _, record in found if record is not None and record.failures]
 
 
-def _begun(folder: Path) -> bool:
+def _begun(folder: Place) -> bool:
     return (folder / "plan.json").exists() or (folder / "student.json").exists()
 
 
-def _order(place: Path, run_dir: Path) -> tuple[int, int, str]:
+def _order(place: Place, run_dir: Place) -> tuple[int, int, str]:
     """Sort candidates, then calibration, then rounds; in a round teacher, labels, student."""
-    parts = place.relative_to(run_dir).parts
+    parts = relative_name(place, run_dir).split("/")
     round_of = re.fullmatch(r"round-(\d+)", parts[0])
     steps = {"teacher.zarr": 0, "labels.zarr": 1, "student": 2}
     if parts[0] == "calibration":
@@ -117,7 +117,7 @@ def _order(place: Path, run_dir: Path) -> tuple[int, int, str]:
     return (int(round_of[1]) + 1 if round_of else -1), steps.get(place.name, 3), place.name
 
 
-def _store_status(store: Path, run_dir: Path) -> StageStatus:
+def _store_status(store: Place, run_dir: Place) -> StageStatus:
     verb = verb_of(store)
     try:
         document = stored_plan(store, verb)
@@ -130,10 +130,9 @@ def _store_status(store: Path, run_dir: Path) -> StageStatus:
     counted = StageStatus(place=store, verb=verb, unit=unit, items=items, shards=num_shards)
     reasons: list[str] = []
     done = failed = 0
-    begun = begun_shards(store)
-    for shard in begun:
-        record = read_any_done(store, shard)
-        problem = _problem(store, record, name)
+    lengths = file_lengths(store)
+    for shard, record in read_all_done(store):
+        problem = _problem(store, record, name, lengths)
         if record is None or problem is not None:
             reasons.append(f"shard {shard}: {problem}")
             continue
@@ -149,7 +148,7 @@ def _store_status(store: Path, run_dir: Path) -> StageStatus:
     return replace(
         counted,
         done=done,
-        missing=num_shards - len(begun) + int(grown),
+        missing=num_shards - done - damaged + int(grown),
         damaged=damaged,
         failed_items=failed,
         stale=bool(lines) and not grown,
@@ -157,16 +156,19 @@ def _store_status(store: Path, run_dir: Path) -> StageStatus:
     )
 
 
-def _problem(store: Path, record: DoneRecord | None, fingerprint: str) -> str | None:
+def _problem(
+    store: Place, record: DoneRecord | None, fingerprint: str, lengths: Mapping[str, int] | None
+) -> str | None:
     """Say what is wrong with a shard that has a done record; None if nothing is."""
     if record is None:
         return "its done record is damaged"
     if record.fingerprint != fingerprint:
         return f"of another plan: {record.fingerprint[:12]}, not {fingerprint[:12]}"
-    return None if files_are_whole(store, record) else "a file is missing or of another length"
+    whole = files_are_whole(store, record, lengths)
+    return None if whole else "a file is missing or of another length"
 
 
-def _student_status(folder: Path, run_dir: Path) -> StageStatus:
+def _student_status(folder: Place, run_dir: Place) -> StageStatus:
     number = folder.parent.name.removeprefix("round-")
     fold = re.fullmatch(r"fold-(\d+)-of-(\d+)", folder.parent.name)
     verb = (
@@ -183,7 +185,7 @@ def _student_status(folder: Path, run_dir: Path) -> StageStatus:
     return replace(status, done=done, missing=1 - done, stale=bool(lines), reasons=tuple(lines))
 
 
-def _input_differences(place: Path, run_dir: Path, plan: dict[str, Any]) -> list[str]:
+def _input_differences(place: Place, run_dir: Place, plan: dict[str, Any]) -> list[str]:
     """Name the inputs that are others now than when the plan was made, with both values."""
     recorded = plan.get("inputs")
     if not isinstance(recorded, dict):
@@ -208,12 +210,12 @@ def _stale_by_inheritance(statuses: list[StageStatus]) -> list[StageStatus]:
     return found
 
 
-def _name(place: Path) -> str:
+def _name(place: Place) -> str:
     kind = place.stem
     return kind if kind == "candidates" else f"{place.parent.name}/{kind}"
 
 
-def _made_of(place: Path) -> list[str]:
+def _made_of(place: Place) -> list[str]:
     folder = place.parent.name
     if place.stem == "labels":
         return ["candidates", f"{folder}/teacher"]
@@ -223,30 +225,30 @@ def _made_of(place: Path) -> list[str]:
     return [f"{folder}/labels", before] if place.stem == "student" else []
 
 
-def _previous(place: Path) -> Path:
+def _previous(place: Place) -> Place:
     """Give the folder of the round before, or a fold's own."""
     found = re.fullmatch(r"round-(\d+)", place.parent.name)
     return place.parent.with_name(f"round-{int(found[1]) - 1}") if found else place.parent
 
 
-def _manifest(_place: Path, run_dir: Path) -> str | None:
+def _manifest(_place: Place, run_dir: Place) -> str | None:
     return _or_none(lambda: load_manifest(run_dir / "manifest").fingerprint)
 
 
-def _images(_place: Path, run_dir: Path) -> str | None:
+def _images(_place: Place, run_dir: Place) -> str | None:
     return _or_none(lambda: images_fingerprint(load_manifest(run_dir / "manifest")))
 
 
-def _plan_of(store: Path) -> str | None:
+def _plan_of(store: Place) -> str | None:
     return _or_none(lambda: str(read_json(records_folder(store) / "plan.json")["fingerprint"]))
 
 
-def _student(place: Path, _run_dir: Path) -> str | None:
+def _student(place: Place, _run_dir: Place) -> str | None:
     path = _previous(place) / "student" / "student.json"
     return _or_none(lambda: str(read_json(path)["fingerprint"]))
 
 
-def _weights(place: Path, _run_dir: Path) -> str | None:
+def _weights(place: Place, _run_dir: Place) -> str | None:
     path = _previous(place) / "student" / "student.json"
     return _or_none(lambda: str(read_json(path)["files"][_WEIGHTS]))
 
@@ -258,7 +260,7 @@ def _or_none(read: Callable[[], str]) -> str | None:
         return None
 
 
-INPUTS: dict[str, Callable[[Path, Path], str | None]] = {
+INPUTS: dict[str, Callable[[Place, Place], str | None]] = {
     "images": _images,
     "manifest": _manifest,
     "candidates": lambda _place, run_dir: _plan_of(run_dir / "candidates.zarr"),

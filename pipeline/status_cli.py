@@ -6,16 +6,17 @@ from typing import Any
 
 import click
 
-from pipeline.commands import CONTEXT, EXIT_ERROR, print_table, run_options, verb
+from pipeline.commands import CONTEXT, EXIT_ERROR, PlaceType, print_table, run_options, verb
+from pipeline.places import Place
 
-RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+RUN = click.argument("run", type=PlaceType("folder"))
 STATUS_COLUMNS = ["made by", "state", "done", "missing", "damaged", "failed", "of", "items"]
 
 
 @click.command(context_settings=CONTEXT)
 @RUN
 @verb
-def status(*, run: Path) -> int:
+def status(*, run: Place) -> int:
     """Say per stage what is done, missing, stale or damaged, and why; exit 1 if stale or damaged.
 
     Compares inputs and lengths of files, not their hashes: that is 'verify'.
@@ -43,7 +44,7 @@ def status(*, run: Path) -> int:
 @click.command(context_settings=CONTEXT)
 @run_options
 @verb
-def plan(*, config: Path, run_dir: Path, overrides: tuple[str, ...]) -> int:
+def plan(*, config: Path, run_dir: Place, overrides: tuple[str, ...]) -> int:
     """Say what every stage would do with this config, or why it would refuse; write nothing.
 
     Asks each stage's command with --dry-run; exit 1 if one would refuse.
@@ -73,7 +74,7 @@ def _dry_run(command: str, common: list[str]) -> int:
 @click.command(context_settings=CONTEXT)
 @RUN
 @verb
-def failures(*, run: Path) -> int:
+def failures(*, run: Place) -> int:
     """List the failed items of a run or a store: item, stage, reason, attempts.
 
     Example: inspect-shards failures runs/demo
@@ -91,7 +92,7 @@ def failures(*, run: Path) -> int:
 @click.command(context_settings=CONTEXT)
 @RUN
 @verb
-def retry_failed(*, run: Path) -> int:
+def retry_failed(*, run: Place) -> int:
     """Let the shards that hold failed items be made again by the stages' next run.
 
     Example: inspect-shards retry-failed runs/demo

@@ -8,7 +8,6 @@ a later teacher is better, so that its best threshold may lie elsewhere.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from pipeline.errors import StoreError
 from pipeline.folds import Fold
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from pipeline.records import read_json, require_rows, stored_plan, write_json
 from refine.choice import count_truth
 from refine.evidence import FloatArray, ImageEvidence
@@ -102,7 +102,7 @@ class _Known:
 class HeldOut:
     """The predictions of all folds of a run."""
 
-    def __init__(self, config: CalibrateConfig, run_dir: Path, limit: int | None) -> None:
+    def __init__(self, config: CalibrateConfig, run_dir: Place, limit: int | None) -> None:
         self._paths = RunPaths(run_dir)
         contexts: tuple[Context, ...] = tuple(dict.fromkeys(("none", *config.contexts)))
         manifest = load_manifest(self._paths.manifest)
@@ -224,7 +224,7 @@ def sweep(
 
 
 def calibrate(
-    config: CalibrateConfig, run_dir: Path, number: int, limit: int | None = None
+    config: CalibrateConfig, run_dir: Place, number: int, limit: int | None = None
 ) -> dict[str, Any]:
     """Sweep all settings and write `round-R/calibration.json`.
 
@@ -277,7 +277,6 @@ def calibrate(
         # Of equal ones the first: the simplest probability, the earlier strategy, no gate.
         "rows": sorted(rows, key=lambda row: -row[config.by]),
     }
-    RunPaths(run_dir).round(number).mkdir(parents=True, exist_ok=True)
     write_json(RunPaths(run_dir).calibration(number), document)
     return document
 
@@ -313,7 +312,7 @@ def _tried(
     ]
 
 
-def choice_fingerprint(config: CalibrateConfig, run_dir: Path) -> str:
+def choice_fingerprint(config: CalibrateConfig, run_dir: Place) -> str:
     """Name everything that decides which setting is best."""
     paths = RunPaths(run_dir)
     stores = [paths.fold_teacher(Fold(part, config.folds)) for part in range(1, config.folds + 1)]
@@ -330,7 +329,7 @@ def best_by_strategy(document: dict[str, Any]) -> list[dict[str, Any]]:
     return list(best.values())
 
 
-def apply_best(document: dict[str, Any], refine: RefineConfig, run_dir: Path) -> Path | None:
+def apply_best(document: dict[str, Any], refine: RefineConfig, run_dir: Place) -> Place | None:
     """Write the best setting to `round-R/strategy.json`, which `refine-labels` follows.
 
     Its link takes the place of the chain's own; `drop` before it and the fallback after it stay.
@@ -366,7 +365,7 @@ def apply_best(document: dict[str, Any], refine: RefineConfig, run_dir: Path) ->
     return path
 
 
-def is_chosen(config: CalibrateConfig, run_dir: Path, number: int) -> bool:
+def is_chosen(config: CalibrateConfig, run_dir: Place, number: int) -> bool:
     """Tell whether a round's choice is there and was made of what is there now."""
     path = RunPaths(run_dir).chosen_strategy(number)
     document = read_json(path) if path.exists() else None

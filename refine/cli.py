@@ -21,6 +21,7 @@ from pipeline.commands import (
 )
 from pipeline.engines import Engine
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from refine import calibration
 from refine.calibration import CalibrateConfig, apply_best, best_by_strategy
 from refine.plots import write_calibration_plot
@@ -34,7 +35,7 @@ from refine.strategies import STRATEGIES
 def _refine(
     *,
     config: Path,
-    run_dir: Path,
+    run_dir: Place,
     overrides: tuple[str, ...],
     number: int,
     strategy: str | None,
@@ -110,7 +111,7 @@ def refine_labels(context: click.Context, /, **arguments: Any) -> None:
 def calibrate(
     *,
     config: Path,
-    run_dir: Path,
+    run_dir: Place,
     overrides: tuple[str, ...],
     number: int,
     apply: bool,

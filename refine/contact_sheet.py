@@ -1,6 +1,6 @@
 """Shell: a picture of what refinement did: image, teacher, candidates, refined label, truth."""
 
-from pathlib import Path
+import io
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +19,17 @@ from pipeline.drawing import (
 )
 from pipeline.errors import StoreError
 from pipeline.images import read_image
+from pipeline.json_files import atomic_write
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from refine.labels import NO_LABEL, Label, LabelReader
 from refine.quality import mask_iou
 from refine.teacher_store import TeacherReader
 from refine.upsample import sigmoid, upsample_align_corners
 
 
-def write_contact_sheet(run_dir: Path, number: int, path: Path, num_rows: int = 8) -> Path:
+def write_contact_sheet(run_dir: Place, number: int, path: Place, num_rows: int = 8) -> Place:
     """Draw labels of one round, spread evenly over the data set, as a PNG.
 
     Five panels a row: the image with its expression, the teacher's probability with the outline of
@@ -53,8 +55,9 @@ def write_contact_sheet(run_dir: Path, number: int, path: Path, num_rows: int = 
     readers = (CandidateReader(paths.candidates), TeacherReader(paths.teacher(number)))
     manifest = load_manifest(paths.manifest)
     drawn = [_panels(manifest, labels, *readers, row) for row in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet(drawn)).save(path)
+    content = io.BytesIO()
+    Image.fromarray(sheet(drawn)).save(content, "PNG")
+    atomic_write(path, content.getvalue())
     return path
 
 

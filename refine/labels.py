@@ -7,7 +7,6 @@ item failed and there is no label.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from pipeline.cells import BoolArray
 from pipeline.errors import StoreError
+from pipeline.places import Place
 from pipeline.store import ArraySpec, open_store
 from refine.choice import Refined
 from refine.strategies import STRATEGIES
@@ -100,7 +100,7 @@ def encode_label(
 class LabelReader:
     """Read labels one at a time; picklable, opens the store at its first use in each process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self._arrays: dict[str, Any] = {}
         self._scalars: dict[str, npt.NDArray[Any]] = {}

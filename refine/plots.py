@@ -1,16 +1,18 @@
 """Shell: curves and histograms as PNG."""
 
-from pathlib import Path
+import io
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pipeline.json_files import atomic_write
+from pipeline.places import Place
 from refine.quality import BINS
 
 
-def write_calibration_plot(document: dict[str, Any], path: Path) -> Path:
+def write_calibration_plot(document: dict[str, Any], path: Place) -> Place:
     """Draw a calibration: label mIoU over each strategy's threshold, and reach against precision.
 
     Left, the best mIoU at each value of the strategy's first threshold, whatever the rest; right,
@@ -45,7 +47,7 @@ def write_calibration_plot(document: dict[str, Any], path: Path) -> Path:
     return _save(figure, path)
 
 
-def write_quality_plot(quality: dict[str, Any], path: Path) -> Path:
+def write_quality_plot(quality: dict[str, Any], path: Place) -> Place:
     """Draw a round's histograms: IoU with the truth where it is known, expected IoU always."""
     figure = Figure(figsize=(12, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -78,8 +80,9 @@ def _label(axes: Axes, x: str, y: str, title: str) -> None:
     axes.set_title(title)
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _save(figure: Figure, path: Place) -> Place:
     FigureCanvasAgg(figure)
-    figure.savefig(path, format="png")
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    atomic_write(path, content.getvalue())
     return path

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from pipeline.errors import ItemError
 from pipeline.images import canvas_size
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from refine.evidence import Evidence, FloatArray, ImageEvidence, gather, gather_image
 from refine.probability import Context, ProbabilityConfig, with_context
 from refine.teacher_store import TeacherReader
@@ -56,8 +56,8 @@ class Prediction:
 class Predictions:
     """The rows of one teacher store; opens what it needs at first use, in each process."""
 
-    run_dir: Path
-    teacher: Path
+    run_dir: Place
+    teacher: Place
     contexts: tuple[Context, ...] = ("none",)
     """The contexts in which predictions are wanted."""
 

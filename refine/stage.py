@@ -4,7 +4,6 @@ import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,10 @@ import numpy as np
 from pipeline.config import parse_config
 from pipeline.engines import Engine
 from pipeline.errors import ConfigError, ItemError, StoreError
+from pipeline.json_files import holds_json
 from pipeline.manifest import Manifest, images_fingerprint, load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from pipeline.records import (
     FailedItem,
     Plan,
@@ -83,7 +84,7 @@ def with_strategy(config: RefineConfig, strategy: str) -> RefineConfig:
         raise ConfigError(f"--strategy {strategy}: {error}") from error
 
 
-def config_of_round(config: RefineConfig, run_dir: Path, number: int) -> RefineConfig:
+def config_of_round(config: RefineConfig, run_dir: Place, number: int) -> RefineConfig:
     """Give the config with the chain that calibration chose for the round, where it was applied.
 
     Raises:
@@ -103,7 +104,7 @@ def config_of_round(config: RefineConfig, run_dir: Path, number: int) -> RefineC
     return dataclasses.replace(config, chain=parsed.chain, probability=parsed.probability)
 
 
-def inputs_of_choice(run_dir: Path) -> dict[str, str]:
+def inputs_of_choice(run_dir: Place) -> dict[str, str]:
     """Name the data set and the candidates that a choice of strategy holds for."""
     paths = RunPaths(run_dir)
     manifest = load_manifest(paths.manifest)
@@ -111,7 +112,7 @@ def inputs_of_choice(run_dir: Path) -> dict[str, str]:
     return {"manifest": manifest.fingerprint, "candidates": candidates["fingerprint"]}
 
 
-def candidates_plan(store: Path, manifest: Manifest) -> dict[str, Any]:
+def candidates_plan(store: Place, manifest: Manifest) -> dict[str, Any]:
     """Read the plan of the candidates.
 
     Raises:
@@ -127,7 +128,7 @@ def candidates_plan(store: Path, manifest: Manifest) -> dict[str, Any]:
 class RefineWork:
     """Refine the expressions of one shard; a pure function of the stores it reads."""
 
-    run_dir: Path
+    run_dir: Place
     number: int
     canvas: int
     config: RefineConfig
@@ -191,7 +192,7 @@ class RefineWork:
         return self.config.parsed_chain()
 
 
-def plan_refinement(config: RefineConfig, run_dir: Path, number: int) -> Plan:
+def plan_refinement(config: RefineConfig, run_dir: Place, number: int) -> Plan:
     """Freeze what one round's labels will be made of.
 
     Raises:
@@ -232,7 +233,7 @@ def plan_refinement(config: RefineConfig, run_dir: Path, number: int) -> Plan:
 
 def refine_labels(
     config: RefineConfig,
-    run_dir: Path,
+    run_dir: Place,
     number: int,
     *,
     engine: Engine | None = None,
@@ -270,12 +271,13 @@ def refine_labels(
     )
     quality = report(summary.counters)
     document = {"round": number, "chain": config.chain, "probability": config.probability}
-    write_json(paths.quality(number), document | quality)
-    write_quality_plot(quality, paths.quality(number).with_suffix(".png"))
+    if not holds_json(paths.quality(number), document | quality):
+        write_quality_plot(quality, paths.quality(number).with_suffix(".png"))
+        write_json(paths.quality(number), document | quality)
     return summary, quality
 
 
-def _candidate_rows(run_dir: Path, rows: range) -> range:
+def _candidate_rows(run_dir: Place, rows: range) -> range:
     """Give the rows of `candidates.zarr` up to the last image that the expressions belong to."""
     manifest = load_manifest(RunPaths(run_dir).manifest)
     expressions = manifest.expressions_of("train", labelled=False)[: rows.stop]

@@ -6,13 +6,13 @@ logits, not probabilities, so only the margin gives its mask back after upsampli
 finest around zero, where the mask is decided.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import StoreError
+from pipeline.places import Place
 from pipeline.store import ArraySpec, open_store
 from refine.upsample import sigmoid
 
@@ -57,7 +57,7 @@ def confidence_of(logit_Ehw: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]
 class TeacherReader:
     """Read a run of rows of `teacher.zarr`; opens the store at its first use."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self._path = path
         self._arrays: dict[str, Any] = {}
         self._scalars: dict[str, npt.NDArray[Any]] = {}

@@ -45,7 +45,7 @@ def test_folders_of_the_house_are_named():
 def test_options_that_are_named_exist():
     sources = "".join(
         (ROOT / path).read_text()
-        for path in ("pipeline/commands.py", "pipeline/cli.py", "refine/cli.py", "train/cli.py")
+        for path in ("pipeline/verb_options.py", "pipeline/cli.py", "refine/cli.py", "train/cli.py")
     )
     for option in set(re.findall(r"(--[a-z][a-z-]+)", README)):
         assert f'"{option}"' in sources, option

@@ -7,7 +7,9 @@ import click
 
 from pipeline.commands import (
     CONTEXT,
+    PlaceType,
     Settings,
+    engine_options,
     finish_stage,
     force_to_replace,
     locked,
@@ -23,7 +25,9 @@ from pipeline.engines import Engine
 from pipeline.errors import ConfigError
 from pipeline.folds import Fold, parse_fold
 from pipeline.manifest import SPLITS
+from pipeline.places import Place
 from pipeline.records import FailedItem
+from train.tables import difference_table, metric_table, print_rounds, training_facts
 
 ROUND = click.option(
     "--round", "number", type=click.IntRange(min=0), default=1, show_default=True,
@@ -55,7 +59,7 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="Check config and inputs;
 def predict_teacher(
     *,
     config: Path,
-    run_dir: Path,
+    run_dir: Place,
     overrides: tuple[str, ...],
     number: int,
     fold: Fold | None,
@@ -107,7 +111,7 @@ def predict_teacher(
 def train_student(
     *,
     config: Path,
-    run_dir: Path,
+    run_dir: Place,
     overrides: tuple[str, ...],
     number: int,
     fold: Fold | None,
@@ -153,26 +157,6 @@ def train_student(
     return report_failures(summary.failures)
 
 
-def training_facts(summary: Any) -> dict[str, Any]:
-    """Lay out what a training came to, a `TrainSummary`."""
-    facts: dict[str, Any] = {
-        "steps": summary.steps,
-        "labelled expressions": summary.labelled,
-        "refined labels": summary.refined,
-        "resumed at step": summary.resumed_at,
-        "seconds": "done before" if summary.already_done else summary.seconds,
-        "last loss": summary.final_loss,
-    }
-    if summary.best.best_step is not None:
-        facts["best on val"] = f"{summary.best.best_figure:.4f} after {summary.best.best_step}"
-        facts["stopped early at"] = summary.stopped_at
-    if not summary.already_done:
-        facts["peak memory, MiB"] = f"{summary.peak_memory_bytes / 2**20:.0f}"
-        if summary.peak_gpu_bytes:
-            facts["peak GPU memory, MiB"] = f"{summary.peak_gpu_bytes / 2**20:.0f}"
-    return facts
-
-
 @click.command(context_settings=CONTEXT)
 @ROUND
 @click.option(
@@ -183,7 +167,7 @@ def training_facts(summary: Any) -> dict[str, Any]:
     "--limit", type=click.IntRange(min=1), metavar="N", help="The first N expressions only."
 )
 @click.option(
-    "--against", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+    "--against", type=PlaceType("file"), metavar="FILE",
     help="metrics.json of another round or run on the same data: how they differ, and the chance.",
 )  # fmt: skip
 @DRY_RUN
@@ -192,12 +176,12 @@ def training_facts(summary: Any) -> dict[str, Any]:
 def evaluate_student(
     *,
     config: Path,
-    run_dir: Path,
+    run_dir: Place,
     overrides: tuple[str, ...],
     number: int,
     split: str,
     limit: int | None,
-    against: Path | None,
+    against: Place | None,
     dry_run: bool,
 ) -> int:
     """Measure a round's EMA teacher on every sentence of a split.
@@ -235,60 +219,20 @@ def evaluate_student(
     return report_failures(tuple(FailedItem(**failure) for failure in result["failed"]))
 
 
-def metric_table(result: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Lay one evaluation out in percent: by protocol its interval and its object sizes."""
-    from train.measure import PROTOCOLS
-    from train.outcomes import METRICS
-
-    rows: list[list[Any]] = []
-    for protocol in (name for name in PROTOCOLS if name in result):
-        figures = result[protocol]
-        values = [figures["overall_iou"], figures["mean_iou"], *figures["precision_at"].values()]
-        rows.append([protocol, *(f"{100 * value:.2f}" for value in values)])
-        if figures["interval"] is not None:
-            ends = [figures["interval"][name] for name in METRICS]
-            rows.append(["  95 %", *(f"{100 * low:.1f}–{100 * high:.1f}" for low, high in ends)])
-        for name, part in figures["by_size"].items():
-            both = (part["overall_iou"], part["mean_iou"])
-            shown = [f"{100 * v:.2f}" if part["sentences"] else None for v in both]
-            rows.append([f"  {name} ({part['sentences']})", *shown, *[None] * (len(METRICS) - 2)])
-    return ["protocol", *METRICS], rows
-
-
-def difference_table(found: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Lay out how two evaluations differ, in points; * where the interval leaves 0 out."""
-    from train.measure import PROTOCOLS
-    from train.outcomes import METRICS
-
-    rows: list[list[Any]] = []
-    for protocol in (name for name in PROTOCOLS if found.get(name) is not None):
-        ends = [found[protocol][name] for name in METRICS]
-        stars = ["*" if end["low"] > 0 or end["high"] < 0 else "" for end in ends]
-        gains = [f"{100 * e['gain']:+.2f}{star}" for e, star in zip(ends, stars, strict=True)]
-        rows.append([protocol, *gains])
-        rows.append(["  95 %", *(f"{100 * e['low']:+.1f}…{100 * e['high']:+.1f}" for e in ends)])
-    return ["protocol", *METRICS], rows
-
-
 @click.command(context_settings=CONTEXT)
-@click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True,
-    help="Local processes for the sharded stages; results do not depend on it.",
-)  # fmt: skip
-@click.option("--cluster", metavar="ADDRESS", help="Run the sharded stages on this Dask scheduler.")
 @click.option(
     "--force", is_flag=True, help="Make anew what another config made, and keep the rest."
 )
 @DRY_RUN
+@engine_options
 @run_options
 @verb
 def run_rounds(
     *,
     config: Path,
-    run_dir: Path,
+    run_dir: Place,
     overrides: tuple[str, ...],
-    workers: int,
-    cluster: str | None,
+    engine: Engine,
     dry_run: bool,
     force: bool,
 ) -> int:
@@ -300,6 +244,10 @@ def run_rounds(
     """
     from train import rounds
 
+    if engine.part is not None:
+        raise click.UsageError(
+            "--shard-index: a part cannot train; give it to the stages, and run-rounds the rest"
+        )
     settings = Settings(config, run_dir, overrides)
     run_dir, job = settings.run_dir, job_config(settings)
     if dry_run:
@@ -310,7 +258,7 @@ def run_rounds(
         lambda: rounds.run_rounds(
             job,
             run_dir,
-            engine=Engine(workers=workers, cluster=cluster),
+            engine=engine,
             replace="differing" if force else "never",
             say=lambda line: click.echo(f"== {line}", err=True),
         ),
@@ -318,20 +266,6 @@ def run_rounds(
     print_rounds(summary.rows, summary.best)
     click.echo(f"contact sheet: {summary.sheet}")
     return report_failures(summary.failures)
-
-
-def print_rounds(rows: list[dict[str, Any]], best: int) -> None:
-    """Print labels and student of every round, then the best or last student on every split."""
-    from train import rounds
-
-    split = next(iter(rows[0]["metrics"]), "val")
-    columns = ["round", "raw", "refined", "matched", "helped", "hurt", "oIoU", "mIoU", "P@0.5"]
-    title = f"pseudo-labels (raw, refined: mIoU with the truth) and student on {split}; percent"
-    print_table(title, columns, rounds.summary_rows(rows, split))
-    chosen = next(row for row in rows if row["round"] == best)
-    name = f"best round, {best}" if chosen.get("best") else "last round"
-    splits = rounds.split_rows(chosen)
-    print_table(f"student of the {name}; percent", ["split", *columns[-3:]], splits)
 
 
 def job_config(settings: Settings) -> Any:

@@ -1,11 +1,12 @@
 """Shell: compare an evaluation with another one, by what was recorded of each."""
 
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.columns import file_sha256
 from pipeline.config import to_plain
 from pipeline.errors import StoreError
+from pipeline.places import Place
 from pipeline.records import read_json
 from train.config import EvaluateConfig
 from train.outcomes import Outcomes, common, compare, load_outcomes
@@ -15,7 +16,7 @@ def compare_with(
     config: EvaluateConfig,
     result: dict[str, Any],
     outcomes: Outcomes,
-    metrics: Path,
+    metrics: Place,
     split: str,
 ) -> dict[str, Any]:
     """Compare an evaluation with another one of the same data, sentence by sentence.
@@ -54,7 +55,7 @@ def compare_with(
     return found
 
 
-def stored_outcomes(metrics: Path, split: str) -> tuple[dict[str, Any], Outcomes]:
+def stored_outcomes(metrics: Place, split: str) -> tuple[dict[str, Any], Outcomes]:
     """Read what was recorded of a split, with its columns.
 
     Raises:
@@ -68,7 +69,7 @@ def stored_outcomes(metrics: Path, split: str) -> tuple[dict[str, Any], Outcomes
             f"{metrics}: no evaluation of {split!r} with its sentences; run 'evaluate-student "
             f"--split {split}' there"
         )
-    path = metrics.parent / Path(str(kept["file"])).name
+    path = metrics.parent / PurePosixPath(str(kept["file"])).name
     if not path.exists() or file_sha256(path) != kept["sha256"]:
         raise StoreError(
             f"{path}: missing or damaged (sha256 differs); run 'evaluate-student --split {split}'"

@@ -13,6 +13,7 @@ from pipeline.errors import ItemError, StoreError
 from pipeline.images import read_image
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place, here
 from pipeline.records import FailedItem
 from refine.labels import NO_LABEL, LabelReader
 from refine.strategies import KEEP_LABEL, UNTRAINED
@@ -88,7 +89,7 @@ class SampleIndex:
 
 def build_index(
     manifest: Manifest,
-    labels: Path | None,
+    labels: Place | None,
     held_out: npt.NDArray[np.int64] | None = None,
 ) -> tuple[SampleIndex, tuple[FailedItem, ...]]:
     """List what a round may draw from.
@@ -144,7 +145,7 @@ class RoundSource:
     """Where the samples of one round come from, and how large they are made."""
 
     config: TrainConfig
-    run_dir: Path
+    run_dir: Place
     number: int
     index: SampleIndex
     side: int
@@ -178,7 +179,7 @@ class _OpenRound:
     """Open stores, tokenizer and caches of one loading process."""
 
     def __init__(self, source: RoundSource) -> None:
-        paths, config, number = RunPaths(source.run_dir), source.config, source.number
+        paths, config, number = RunPaths(here(source.run_dir)), source.config, source.number
         self._config = config
         self._number = number
         self._side = source.side

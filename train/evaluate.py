@@ -5,7 +5,6 @@ for every sentence, of which the figures are made and by which two runs are comp
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from pipeline.devices import resolve_device, use_threads
 from pipeline.errors import StoreError
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from pipeline.records import FailedItem, read_json, write_json
 from train.comparison import compare_with, stored_outcomes
 from train.config import EvaluateConfig
@@ -30,12 +30,12 @@ from train.trained import Trained, load_trained, read_trained
 
 def evaluate_student(
     config: EvaluateConfig,
-    run_dir: Path,
+    run_dir: Place,
     number: int,
     split: str,
     *,
     limit: int | None = None,
-    against: Path | None = None,
+    against: Place | None = None,
     processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Evaluate the EMA teacher of a round and record it in `round-R/metrics.json`.
@@ -83,8 +83,8 @@ class _Task:
     expressions: npt.NDArray[np.int64]
     inputs: dict[str, Any]
     """What decides the columns; what is off leaves no trace."""
-    metrics: Path
-    sheet: Path
+    metrics: Place
+    sheet: Place
     records: bool
     """Whether files are written: not where only some sentences are evaluated."""
     name: str
@@ -94,7 +94,7 @@ class _Task:
 
 def _task(
     config: EvaluateConfig,
-    run_dir: Path,
+    run_dir: Place,
     number: int,
     split: str,
     limit: int | None,
@@ -152,7 +152,7 @@ def sentences_with_truth(manifest: Manifest, split: str) -> npt.NDArray[np.int64
     return np.asarray(rows[lengths[manifest.expression_object[rows]] > 0], np.int64)
 
 
-def sheet_path(run_dir: Path, number: int, split: str) -> Path:
+def sheet_path(run_dir: Place, number: int, split: str) -> Place:
     """Give the place of the picture of best, median and worst sentences."""
     return RunPaths(run_dir).round(number) / f"evaluation-{split}.png"
 
@@ -212,11 +212,11 @@ def _result(
     }
 
 
-def _columns_path(metrics: Path, split: str) -> Path:
+def _columns_path(metrics: Place, split: str) -> Place:
     return metrics.with_name(f"metrics-{split}.npz")
 
 
-def _record(metrics: Path, split: str, result: dict[str, Any]) -> None:
+def _record(metrics: Place, split: str, result: dict[str, Any]) -> None:
     """Write the figures, which name the columns that they are made of."""
     recorded = read_json(metrics) if metrics.exists() else {}
     if not isinstance(recorded, dict):

@@ -1,17 +1,17 @@
 """Shell: what a round gained on the one before, whether that is more than chance, when to stop."""
 
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreError
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from train.comparison import compare_with, stored_outcomes
 from train.config import EvaluateConfig, StopConfig
 
 _KEYS = {"mIoU": "mean_iou", "oIoU": "overall_iou"}
 
 
-def gain_of_round(config: EvaluateConfig, run_dir: Path, number: int) -> dict[str, Any] | None:
+def gain_of_round(config: EvaluateConfig, run_dir: Place, number: int) -> dict[str, Any] | None:
     """Compare a round with the one before, on the first of `evaluate.splits`.
 
     Args:

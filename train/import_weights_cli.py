@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.commands import CONTEXT, Settings, run_options, verb
+from pipeline.places import Place, is_local
 from train.published.layouts import LAYOUTS
 from train.published.tables import ignored_lines, mapped_lines
 
@@ -37,7 +38,7 @@ MAX_NAMES = 3
 def import_weights(
     *,
     config: Path,
-    run_dir: Path,
+    run_dir: Place,
     overrides: tuple[str, ...],
     path: str | None,
     layout: str | None,
@@ -64,7 +65,10 @@ def import_weights(
 
     surveyed = survey_published(section.network, path, layout, resize_tables=resize)
     print_survey(surveyed)
-    target = out or settings.run_dir / "weights" / f"{surveyed.layout}.safetensors"
+    if out is None and not is_local(settings.run_dir):
+        raise click.UsageError("--out is missing: weights are written to a disk")
+    folder = Path(settings.run_dir / "weights") if is_local(settings.run_dir) else Path()
+    target = out or folder / f"{surveyed.layout}.safetensors"
     if dry_run and surveyed.refused is None:
         click.echo(f"would write {target}")
         return 0

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from numcodecs.zstd import Zstd
+from upath import UPath
 
+from pipeline.places import Place, here, is_local
 from refine.labels import LabelReader
 
 _ABSENT = 2**64 - 1
@@ -32,10 +34,10 @@ class FastLabelReader(LabelReader):
             return
         super()._open()
         for name in ("mask", "weight"):
-            self._arrays[name] = open_rows(self.path / name) or self._arrays[name]
+            self._arrays[name] = open_rows(here(self.path / name)) or self._arrays[name]
 
 
-def open_rows(folder: Path) -> "ShardRows | None":
+def open_rows(folder: Place) -> "ShardRows | None":
     """Open an array of a store for reading row by row.
 
     Args:
@@ -78,7 +80,7 @@ class ShardRows:
     Checks what zarr checks: the index by its CRC, every chunk by its frame's checksum.
     """
 
-    folder: Path
+    folder: Place
     num_rows: int
     shard_rows: int
     chunk_shape: tuple[int, ...]
@@ -113,37 +115,62 @@ class ShardRows:
         """Read one chunk's bytes; None if it was never written."""
         path = self.folder.joinpath("c", str(shard), *["0"] * (len(self.chunk_shape) - 1))
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            packed = (
+                self._of_file(path, shard, chunk)
+                if is_local(path)
+                else self._of_object(path, shard, chunk)
+            )
         except FileNotFoundError:
             return None
-        try:
-            index = self._index(descriptor, shard)
-            offset, length = (int(number) for number in index[chunk])
-            if offset == length == _ABSENT:
-                return None
-            packed = os.pread(descriptor, length, offset)
-        finally:
-            os.close(descriptor)
+        if packed is None:
+            return None
         try:
             return bytes(Zstd().decode(packed))
         except RuntimeError as error:
             raise ValueError(f"shard {shard}: chunk {chunk} is damaged ({error})") from error
 
-    def _index(self, descriptor: int, shard: int) -> npt.NDArray[np.uint64]:
-        """Give a shard's index (chunks, 2), read anew if the file is another one by now."""
-        stat = os.fstat(descriptor)
-        identity = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        if shard in self._indices and self._indices[shard][0] == identity:
-            return self._indices[shard][1]
-        length = self.shard_rows // self.chunk_shape[0] * _ENTRY_BYTES
-        content = os.pread(descriptor, length + _CRC_BYTES, stat.st_size - length - _CRC_BYTES)
-        if len(content) != length + _CRC_BYTES:
-            raise ValueError(f"shard {shard}: {stat.st_size} bytes are too few for its index")
+    def _of_file(self, path: Path, shard: int, chunk: int) -> bytes | None:
+        """Read one chunk's packed bytes; the index is read anew if the file is another by now."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            stat = os.fstat(descriptor)
+            identity = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if shard not in self._indices or self._indices[shard][0] != identity:
+                length = self._index_bytes
+                content = os.pread(descriptor, length, max(0, stat.st_size - length))
+                self._indices[shard] = identity, self._checked(shard, content)
+            extent = self._extent(shard, chunk)
+            return None if extent is None else os.pread(descriptor, extent[1], extent[0])
+        finally:
+            os.close(descriptor)
+
+    def _of_object(self, path: UPath, shard: int, chunk: int) -> bytes | None:
+        """Fetch one chunk's packed bytes; the index is fetched once."""
+        if shard not in self._indices:
+            content = bytes(path.fs.cat_file(path.path, start=-self._index_bytes))
+            self._indices[shard] = (0, 0, 0), self._checked(shard, content)
+        extent = self._extent(shard, chunk)
+        if extent is None:
+            return None
+        return bytes(path.fs.cat_file(path.path, start=extent[0], end=sum(extent)))
+
+    @property
+    def _index_bytes(self) -> int:
+        return self.shard_rows // self.chunk_shape[0] * _ENTRY_BYTES + _CRC_BYTES
+
+    def _extent(self, shard: int, chunk: int) -> tuple[int, int] | None:
+        """Give offset and length of a chunk; None if it was never written."""
+        offset, length = (int(number) for number in self._indices[shard][1][chunk])
+        return None if offset == length == _ABSENT else (offset, length)
+
+    def _checked(self, shard: int, content: bytes) -> npt.NDArray[np.uint64]:
+        """Give a shard's index (chunks, 2) out of the file's last bytes."""
+        length = self._index_bytes - _CRC_BYTES
+        if len(content) != self._index_bytes:
+            raise ValueError(f"shard {shard}: {len(content)} bytes are too few for its index")
         if struct.unpack("<I", content[length:])[0] != crc32c(content[:length]):
             raise ValueError(f"shard {shard}: the checksum of its index differs")
-        index = np.frombuffer(content[:length], "<u8").reshape(-1, 2)
-        self._indices[shard] = identity, index
-        return index
+        return np.frombuffer(content[:length], "<u8").reshape(-1, 2)
 
 
 def _table() -> tuple[int, ...]:

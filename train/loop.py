@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.folds import Fold
+from pipeline.places import Place
 from pipeline.records import FailedItem
 from train.batches import Batch, StepSampler, make_loader, next_batches
 from train.config import PhaseConfig, TrainConfig
@@ -17,6 +18,7 @@ from train.step import Parts, train_step
 from train.training_folder import folder_of, phase_of
 from train.validation import Examiner
 from train.watch import Watch
+from train.workspace import publish, workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,7 @@ class Task:
     """What is to be trained, as the first process found it."""
 
     config: TrainConfig
-    run_dir: Path
+    run_dir: Place
     number: int
     fold: Fold | None
     index: SampleIndex
@@ -38,9 +40,14 @@ class Task:
         return phase_of(self.config, self.number)
 
     @property
-    def folder(self) -> Path:
-        """What the training leaves goes here."""
+    def place(self) -> Place:
+        """What the training leaves belongs here."""
         return folder_of(self.run_dir, self.number, self.fold)
+
+    @property
+    def folder(self) -> Path:
+        """It works here: in that folder, or in one of this machine in its stead."""
+        return workspace(self.place)
 
     @property
     def checkpoints(self) -> Path:
@@ -86,6 +93,8 @@ def run_steps(
             saves = stopping or (unfinished and state.step % config.save_every == 0)
             if looks or saves:
                 save_state(task.checkpoints, config, task.number, parts, state)
+                if processes.is_first:
+                    publish(task.place)
             if stopping:
                 processes.wait()  # until it is saved
                 raise KeyboardInterrupt(f"stopped after step {state.step}, which is saved")

@@ -6,13 +6,13 @@ Shape letters: E sentences.
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import StoreError
+from pipeline.places import Place
 from pipeline.records import atomic_write
 from refine.quality import SIZES as SIZE_SHARES
 from train.bootstrap import Difference, Ratios, by_image, intervals, paired_differences
@@ -185,7 +185,7 @@ def common(this: Outcomes, other: Outcomes) -> tuple[Outcomes, Outcomes]:
     )
 
 
-def save_outcomes(path: Path, outcomes: Outcomes) -> None:
+def save_outcomes(path: Place, outcomes: Outcomes) -> None:
     """Write the columns as a compressed .npz, atomically; equal columns give equal bytes."""
     columns = {name: getattr(outcomes, name) for name in _COLUMNS}
     for name in outcomes.protocols:
@@ -196,7 +196,7 @@ def save_outcomes(path: Path, outcomes: Outcomes) -> None:
     atomic_write(path, content.getvalue())
 
 
-def load_outcomes(path: Path) -> Outcomes:
+def load_outcomes(path: Place) -> Outcomes:
     """Read what `save_outcomes` wrote.
 
     Raises:

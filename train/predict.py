@@ -3,7 +3,6 @@
 import functools
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.folds import Fold, held_out_images
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from pipeline.records import FailedItem, Plan
 from pipeline.runner import Replace, ShardResult, StageSummary, run_stage
 from refine.teacher_store import confidence_of, encode_logits, teacher_arrays
@@ -30,7 +30,9 @@ ALGORITHM_VERSION = 2
 
 
 @functools.lru_cache(maxsize=1)
-def _load(folder: Path, weights_sha256: str, device: str) -> tuple[Trained, nn.Module, TextEncoder]:
+def _load(
+    folder: Place, weights_sha256: str, device: str
+) -> tuple[Trained, nn.Module, TextEncoder]:
     """Build the network once per process; the hash in the key keeps rounds apart."""
     trained = read_trained(folder, "train-student")
     if trained.weights_sha256 != weights_sha256:
@@ -43,8 +45,8 @@ def _load(folder: Path, weights_sha256: str, device: str) -> tuple[Trained, nn.M
 class TeacherWork:
     """Predict the expressions of one shard."""
 
-    run_dir: Path
-    student: Path
+    run_dir: Place
+    student: Place
     fold: Fold | None
     weights_sha256: str
     batch_size: int
@@ -112,7 +114,7 @@ def expressions_to_predict(manifest: Manifest, fold: Fold | None) -> npt.NDArray
 
 
 def plan_teacher(
-    config: TeacherConfig, run_dir: Path, number: int, fold: Fold | None = None
+    config: TeacherConfig, run_dir: Place, number: int, fold: Fold | None = None
 ) -> tuple[Plan, Trained]:
     """Freeze what one round's predictions, or a fold's, will be made of.
 
@@ -173,7 +175,7 @@ def _departures(config: TeacherConfig, trained: Trained) -> dict[str, bool]:
 
 def predict_teacher(
     config: TeacherConfig,
-    run_dir: Path,
+    run_dir: Place,
     number: int,
     *,
     engine: Engine | None = None,

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -24,6 +23,7 @@ from torch import distributed
 
 from pipeline.commands import EXIT_ERROR, EXIT_INTERRUPTED
 from pipeline.errors import ConfigError, SemiresError
+from pipeline.places import Place
 from pipeline.records import run_lock
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ class Processes:
         return result
 
     @contextmanager
-    def holding(self, run_dir: Path) -> Iterator[None]:
+    def holding(self, run_dir: Place) -> Iterator[None]:
         """Hold a run directory through the first process.
 
         Raises:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from pipeline.engines import Engine, shared_workers
 from pipeline.folds import Fold
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from pipeline.prepare import prepare_data, progress_bar, read_failures
 from pipeline.records import FailedItem, write_json
 from pipeline.runner import Replace
@@ -46,7 +46,7 @@ class JobSummary:
     """What `run-rounds` came to: a row per round, the contact sheet, items that failed."""
 
     rows: list[dict[str, Any]]
-    sheet: Path | None
+    sheet: Place | None
     failures: tuple[FailedItem, ...]
     best: int
     """The round that `rounds.stop` finds best; without it the last one."""
@@ -54,7 +54,7 @@ class JobSummary:
 
 def run_rounds(
     config: JobConfig,
-    run_dir: Path,
+    run_dir: Place,
     *,
     engine: Engine | None = None,
     replace: Replace = "never",
@@ -78,7 +78,7 @@ def run_rounds(
 
 def _run(
     config: JobConfig,
-    run_dir: Path,
+    run_dir: Place,
     engine: Engine | None,
     replace: Replace,
     say: Callable[[str], None],
@@ -136,7 +136,7 @@ def _run(
 
 def _calibrate(
     config: JobConfig,
-    run_dir: Path,
+    run_dir: Place,
     number: int,
     stage: dict[str, Any],
     say: Callable[[str], None],
@@ -155,7 +155,7 @@ def _calibrate(
     return failures
 
 
-def _mark_best(config: JobConfig, run_dir: Path, rows: list[dict[str, Any]]) -> int:
+def _mark_best(config: JobConfig, run_dir: Place, rows: list[dict[str, Any]]) -> int:
     """Find the round that counts; with `rounds.stop` mark it and evaluate its final splits."""
     if config.rounds.stop is None:
         number: int = rows[-1]["round"]
@@ -168,7 +168,7 @@ def _mark_best(config: JobConfig, run_dir: Path, rows: list[dict[str, Any]]) -> 
 
 
 def _evaluate(
-    config: EvaluateConfig, run_dir: Path, number: int, *, final: bool
+    config: EvaluateConfig, run_dir: Place, number: int, *, final: bool
 ) -> dict[str, dict[str, Any]]:
     manifest = load_manifest(RunPaths(run_dir).manifest)
     splits = dict.fromkeys(config.splits + (config.final_splits if final else ()))
@@ -179,7 +179,7 @@ def _evaluate(
     }
 
 
-def _sheet(config: JobConfig, run_dir: Path, number: int) -> Path:
+def _sheet(config: JobConfig, run_dir: Place, number: int) -> Place:
     path = RunPaths(run_dir).round(number) / "sheet.png"
     return write_contact_sheet(run_dir, number, path, config.rounds.sheet_rows)
 

@@ -1,7 +1,6 @@
 """Shell: a picture of an evaluation: best, median and worst sentences, prediction beside truth."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +8,7 @@ from PIL import Image
 
 from pipeline.drawing import LABEL_COLOUR, TRUTH_COLOUR, Picture, overlay, sheet
 from pipeline.images import read_image
+from pipeline.places import Place
 from pipeline.records import atomic_write
 from refine.upsample import upsample_align_corners
 from train.outcomes import Outcomes
@@ -48,8 +48,8 @@ def pick(
 
 
 def write_result_sheet(
-    predictor: Predictor, outcomes: Outcomes, protocol: str, path: Path, count: int
-) -> Path:
+    predictor: Predictor, outcomes: Outcomes, protocol: str, path: Place, count: int
+) -> Place:
     """Draw `count` best, median and worst sentences each as a PNG, three panels a row.
 
     The image with its sentence, the prediction with its IoU by the protocol, the truth.

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from pipeline.records import FailedItem
 from train.batches import Batch
 from train.checkpoint import (
@@ -101,7 +102,7 @@ def share_skipped(processes: Processes, state: TrainingState) -> None:
     state.skipped = {row: reason for part in parts for row, reason in part.items()}
 
 
-def skipped_items(run_dir: Path, state: TrainingState) -> tuple[FailedItem, ...]:
+def skipped_items(run_dir: Place, state: TrainingState) -> tuple[FailedItem, ...]:
     """Name the samples that were skipped, with the reason."""
     if not state.skipped:
         return ()

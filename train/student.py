@@ -1,10 +1,10 @@
 """Shell: train one round: labelled data, and refined labels from round 1 on."""
 
 import dataclasses
+import os
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.folds import Fold, held_out_images
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place, is_local
 from pipeline.records import FailedItem, require_rows
 from pipeline.runner import Replace
 from train.checkpoint import latest, load_weights, load_weights_file
@@ -34,7 +35,7 @@ from train.state import (
     skipped_items,
 )
 from train.step import Parts, seed_of
-from train.trained import WEIGHTS, build_network
+from train.trained import WEIGHTS, build_network, local_file, read_trained
 from train.training_folder import (
     begun,
     finish,
@@ -75,7 +76,7 @@ class TrainSummary:
 
 def train_student(
     config: TrainConfig,
-    run_dir: Path,
+    run_dir: Place,
     number: int,
     *,
     limit: int | None = None,
@@ -115,7 +116,7 @@ def train_student(
     state, resumed_at, parts = TrainingState(), None, None
     if not task.done:
         use_threads(config.num_threads)
-        with begun(task.folder, task.plan) if processes.is_first else nullcontext():
+        with begun(task.place, task.plan) if processes.is_first else nullcontext():
             processes.wait()
             state, resumed_at, parts = _train(task, processes)
             processes.wait()
@@ -149,9 +150,18 @@ def _refuse_too_small_a_batch(config: TrainConfig, number: int, processes: int) 
         )
 
 
+def _refuse_other_machines(run_dir: Place, processes: int) -> None:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    if not is_local(run_dir) and here < processes:
+        raise ConfigError(
+            f"{run_dir}: expected the processes of one machine, to train into an object store, "
+            f"found {processes}, {here} of them here; use a shared folder as --run-dir"
+        )
+
+
 def _prepare(
     config: TrainConfig,
-    run_dir: Path,
+    run_dir: Place,
     number: int,
     limit: int | None,
     replace: Replace,
@@ -160,6 +170,7 @@ def _prepare(
 ) -> Task:
     """Check the inputs and list what is trained on; writes nothing."""
     _refuse_too_small_a_batch(config, number, num_processes)
+    _refuse_other_machines(run_dir, num_processes)
     if fold is not None and number:
         raise ConfigError(f"--fold {fold}: folds are trained in round 0, found --round {number}")
     if config.tensorboard:
@@ -233,8 +244,9 @@ def _build(
     torch.manual_seed(seed_of(config.seed, number, 0, "weights"))
     student = build_network(config.network, vocab_size)
     if number:
-        path = RunPaths(task.run_dir).student(number - 1) / WEIGHTS
-        load_weights(student, load_weights_file(path), str(path))
+        place = RunPaths(task.run_dir).student(number - 1)
+        path = local_file(read_trained(place, f"train-student --round {number - 1}"), WEIGHTS)
+        load_weights(student, load_weights_file(path), str(place / WEIGHTS))
     elif config.network.init:
         start_from(student, config.network.init)
     device = processes.device(resolve_device(config.device))

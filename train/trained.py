@@ -18,21 +18,23 @@ from torch import nn
 from pipeline.columns import file_sha256
 from pipeline.config import parse_config
 from pipeline.errors import SemiresError, StoreError
+from pipeline.local_copies import local_copy
+from pipeline.places import Place, is_local
 from pipeline.records import read_json
 from train.checkpoint import load_weights, load_weights_file
 from train.config import NetworkConfig
 from train.networks import NETWORKS
 from train.text import VOCABULARY_FILE, TextEncoder, load_text_encoder
+from train.workspace import DESCRIPTION as DESCRIPTION
 
 WEIGHTS = "teacher.safetensors"
-DESCRIPTION = "student.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """A finished training."""
 
-    folder: Path
+    folder: Place
     fingerprint: str
     """Of everything that decided the weights."""
     files: dict[str, str]
@@ -69,7 +71,12 @@ def tokenizer_source(config: NetworkConfig, folder: Path) -> Path:
     return config.tokenizer if config.tokenizer is not None else folder / VOCABULARY_FILE
 
 
-def read_trained(folder: Path, made_by: str) -> Trained:
+def local_file(trained: Trained, name: str) -> Path:
+    """Give a file of a training on this machine, copied here if it is in an object store."""
+    return local_copy(trained.folder / name, trained.files[name])
+
+
+def read_trained(folder: Place, made_by: str) -> Trained:
     """Read what a finished training says of itself.
 
     Raises:
@@ -107,7 +114,7 @@ def check_files(trained: Trained) -> None:
             raise StoreError(f"{path}: missing or damaged (sha256 differs); run '{made_by}'")
 
 
-def is_finished(folder: Path) -> bool:
+def is_finished(folder: Place) -> bool:
     """Tell whether a training is finished and its files are intact."""
     try:
         check_files(read_trained(folder, ""))
@@ -122,13 +129,13 @@ def load_trained(trained: Trained, device: str) -> tuple[nn.Module, TextEncoder]
     Raises:
         StoreError: If a file is missing, damaged or of another network.
     """
-    check_files(trained)
+    if is_local(trained.folder):  # what is copied from an object store is checked on the way
+        check_files(trained)
     path = trained.folder / WEIGHTS
-    text = load_text_encoder(
-        tokenizer_source(trained.network, trained.folder), trained.network.max_tokens
-    )
+    source = trained.network.tokenizer or local_file(trained, VOCABULARY_FILE)
+    text = load_text_encoder(source, trained.network.max_tokens)
     network = build_network(trained.network, text.vocab_size)
-    load_weights(network, load_weights_file(path), str(path))
+    load_weights(network, load_weights_file(local_file(trained, WEIGHTS)), str(path))
     return network.to(device).eval(), text
 
 

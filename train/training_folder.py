@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.folds import Fold
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
+from pipeline.places import Place
 from pipeline.records import (
     FailedItem,
     atomic_write,
@@ -29,7 +30,8 @@ from train.checkpoint import latest
 from train.config import PhaseConfig, TrainConfig
 from train.step import Parts
 from train.text import VOCABULARY_FILE, build_vocabulary, load_text_encoder, save_vocabulary
-from train.trained import DESCRIPTION, WEIGHTS, is_finished, read_trained, tokenizer_source
+from train.trained import WEIGHTS, is_finished, read_trained, tokenizer_source
+from train.workspace import DESCRIPTION, PLAN, drop, fetch, publish, workspace
 
 ALGORITHM_VERSION = 1
 """Raised whenever the same config and inputs would give other weights."""
@@ -56,7 +58,7 @@ def phase_of(config: TrainConfig, number: int) -> PhaseConfig:
 
 def student_plan(
     config: TrainConfig,
-    run_dir: Path,
+    run_dir: Place,
     number: int,
     limit: int | None,
     failures: tuple[FailedItem, ...] = (),
@@ -144,13 +146,13 @@ def _refuse_other_labels(
             )
 
 
-def is_done(folder: Path, plan: dict[str, Any], replace: Replace) -> bool:
+def is_done(folder: Place, plan: dict[str, Any], replace: Replace) -> bool:
     """Tell whether this training is finished and intact.
 
     Raises:
         StoreError: If another is in the way and may not be replaced.
     """
-    path = folder / "plan.json"
+    path = folder / PLAN
     if not path.exists() or replace == "always":
         return False
     lines = differences(read_json(path), plan)
@@ -163,29 +165,39 @@ def is_done(folder: Path, plan: dict[str, Any], replace: Replace) -> bool:
 
 
 @contextmanager
-def begun(folder: Path, plan: dict[str, Any]) -> Iterator[None]:
-    """Go on with an unfinished training of this plan, or put away what is there and start."""
-    path = folder / "plan.json"
+def begun(folder: Place, plan: dict[str, Any]) -> Iterator[None]:
+    """Go on with an unfinished training of this plan, or put away what is there and start.
+
+    Its workspace is there in the block; what it holds in the end is sent to `folder`.
+    """
+    path = folder / PLAN
     unfinished = path.exists() and not (folder / DESCRIPTION).exists()
-    if unfinished and not differences(read_json(path), plan):
-        yield
-        return
-    with replacing((folder,), lambda: latest(folder / "checkpoints") is not None):
-        write_json(path, plan)
-        yield
+    try:
+        if unfinished and not differences(read_json(path), plan):
+            fetch(folder)
+            yield
+        else:
+            worth_keeping = workspace(folder) / "checkpoints"
+            with replacing((folder,), lambda: latest(worth_keeping) is not None):
+                write_json(path, plan)
+                fetch(folder)
+                yield
+        publish(folder)
+    finally:
+        drop(folder)
 
 
-def folder_of(run_dir: Path, number: int, fold: Fold | None) -> Path:
+def folder_of(run_dir: Place, number: int, fold: Fold | None) -> Place:
     """Give the folder of a round's training, or of a fold's burn-in."""
     paths = RunPaths(run_dir)
     return paths.student(number) if fold is None else paths.fold_student(fold)
 
 
 def prepare_tokenizer(
-    config: TrainConfig, run_dir: Path, number: int, fold: Fold | None = None
+    config: TrainConfig, run_dir: Place, number: int, fold: Fold | None = None
 ) -> tuple[int, Path]:
-    """Put the round's vocabulary into place; later rounds keep that of round 0."""
-    folder = folder_of(run_dir, number, fold)
+    """Put the round's vocabulary into the workspace; later rounds keep that of round 0."""
+    folder = workspace(folder_of(run_dir, number, fold))
     source = tokenizer_source(config.network, folder)
     if config.network.tokenizer is None and not source.exists():
         if number:
@@ -213,7 +225,7 @@ def finish(
 
     Args:
         parts: With the teacher that the training leaves.
-        folder: The training's folder; its checkpoints go.
+        folder: The training's workspace; its checkpoints go.
         plan: What decided the weights.
         config: For the network's description.
         side: S, pixels.

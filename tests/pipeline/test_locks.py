@@ -10,9 +10,10 @@ from dataclasses import asdict
 
 import pytest
 
-from pipeline import locks
+from pipeline import lock_holders, locks
 from pipeline.errors import StoreError
-from pipeline.locks import Holder, Part, holders, run_lock
+from pipeline.lock_holders import Holder
+from pipeline.locks import Part, holders, run_lock
 
 HOLD = (
     "import sys, time; from pathlib import Path; from pipeline.locks import run_lock\n"
@@ -64,13 +65,13 @@ def test_another_machines_lock_holds_as_long_as_its_heart_beats(tmp_path, name):
     with pytest.raises(StoreError, match="in use by pid 12 on node7 since yesterday"):
         run_lock(tmp_path).__enter__()
     assert [holder.host for holder in holders(tmp_path)] == ["node7"]
-    os.utime(path, (time.time() - 2 * locks.STALE_SECONDS,) * 2)
+    os.utime(path, (time.time() - 2 * lock_holders.STALE_SECONDS,) * 2)
     with run_lock(tmp_path):
         assert holders(tmp_path)[0].pid == os.getpid()
 
 
 def test_the_heart_beats(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(lock_holders, "HEARTBEAT_SECONDS", 0.02)
     with run_lock(tmp_path):
         os.utime(tmp_path / ".lock", (0, 0))
         limit = time.monotonic() + 10
@@ -80,7 +81,7 @@ def test_the_heart_beats(tmp_path, monkeypatch):
 
 
 def test_who_lost_the_lock_is_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(lock_holders, "HEARTBEAT_SECONDS", 0.02)
     with pytest.raises(KeyboardInterrupt), run_lock(tmp_path):
         (tmp_path / ".lock").write_text(elsewhere())
         time.sleep(10)

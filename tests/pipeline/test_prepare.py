@@ -299,7 +299,7 @@ def test_force_makes_other_scenes_and_keeps_the_same(run_dir):
     assert image.stat().st_mtime_ns != made
 
 
-@pytest.mark.parametrize("step", ["assemble", "make_manifest"])
+@pytest.mark.parametrize("step", ["assemble", "making_manifest"])
 def test_scenes_stay_until_the_new_manifest_is_ready(run_dir, monkeypatch, step):
     config = DataConfig(reader="scenes", scenes={"train": 2}, labelled=HALF)
     first = prepare_data(config, run_dir)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from pipeline.errors import StoreError
-from pipeline.store import create_store, write_shard
+from pipeline.shard_files import write_shard
+from pipeline.store import create_store
 from refine.choice import Refined
 from refine.labels import (
     STRATEGY_NAMES,

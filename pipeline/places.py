@@ -1,0 +1,256 @@
+"""Shell: places in a run directory, on a disk or in an object store.
+
+A run directory is a folder or any URL that fsspec knows: `s3://bucket/runs/a`, `gs://…`, `az://…`,
+`memory://a`. On a disk a place is a `Path`, elsewhere a `UPath`; both are used alike. An object
+store has no rename and no lock by link, but an object appears whole or not at all, can be created
+once and only once, and is listed as soon as it is written. Credentials come from where the store's
+own library looks for them (environment, instance role, ~/.config/fsspec), never from here.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import fsspec
+from upath import UPath
+
+from pipeline.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+Place: TypeAlias = Path | UPath
+"""A file or folder of a run directory: a `Path` on a disk, a `UPath` in an object store."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_OPTIONS: dict[str, Any] = {"use_listings_cache": False}  # others write at the same time
+_LIBRARIES = (
+    "botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "google", "adlfs", "azure", "fsspec",
+)  # fmt: skip
+_SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|PASSPHRASE")
+_SECRET_OF = ("AWS_", "FSSPEC_", "GOOGLE_", "GCS_", "AZURE_")
+_REFUSED = (409, 412)  # conflict with a request at the same time, failed precondition
+_MIN_SECRET = 6
+"""Characters below which a setting is no secret, and hiding it would garble messages."""
+
+
+def place(text: str) -> Place:
+    """Make a place of what a user gave: a path, or a URL of an object store.
+
+    Args:
+        text: A path, or `protocol://bucket/folder`; `file://` is a path.
+
+    Raises:
+        ConfigError: For a URL that holds credentials (which are not repeated), climbs by `..`,
+            names no bucket, or is of a protocol that fsspec does not know or cannot reach.
+    """
+    if not is_url(text):
+        return Path(text)
+    protocol, rest = text.split("://", 1)
+    protocol = protocol.lower()
+    if "@" in rest.split("/", 1)[0] or "?" in rest:
+        raise ConfigError(
+            f"{protocol}://…: expected a URL without credentials, found some in it; leave them to "
+            f"the environment or to ~/.config/fsspec"
+        )
+    if protocol == "file":
+        return Path(rest)
+    parts = rest.rstrip("/").split("/")
+    if not all(parts) or ".." in parts or "." in parts:
+        raise ConfigError(
+            f"{text}: expected {protocol}://BUCKET/FOLDER, without empty names, '.' or '..'"
+        )
+    try:
+        made: UPath = UPath(f"{protocol}://{'/'.join(parts)}", **_OPTIONS)
+        made.fs  # noqa: B018 - loads the library and makes the connection's settings
+    except ImportError as error:
+        raise ConfigError(
+            f"{text}: expected the package for {protocol}:// ({error}), found none; "
+            f"pip install 'semires[s3]' for s3://, gcsfs for gs://, adlfs for az://"
+        ) from error
+    except ValueError as error:
+        known = "s3, gs, az, memory"
+        raise ConfigError(
+            f"{text}: expected a protocol that fsspec knows, such as {known}, found {protocol!r}"
+        ) from error
+    return made
+
+
+def is_url(text: str) -> bool:
+    """Tell whether a text names an object store (or a file by `file://`) rather than a path."""
+    return bool(_URL.match(text))
+
+
+def is_local(where: Place) -> "TypeIs[Path]":
+    """Tell whether a place is on a disk."""
+    return isinstance(where, Path)
+
+
+def here(where: Place) -> Place:
+    """Give the same place with a connection of this process: connections do not survive a fork."""
+    if is_local(where):
+        return where
+    options: dict[str, Any] = dict(where.storage_options)
+    fresh: UPath = UPath(str(where), **options)
+    return fresh
+
+
+def open_array_options(where: Place) -> tuple[str, dict[str, Any] | None]:
+    """Give what `zarr.open_group` takes for a place: its name and its storage options."""
+    return str(where), None if is_local(where) else dict(where.storage_options)
+
+
+def relative_name(where: Place, root: Place) -> str:
+    """Give the name of a place from a folder above it, with forward slashes.
+
+    Raises:
+        ValueError: If the place is not below it.
+    """
+    name, above = where.as_posix(), root.as_posix().rstrip("/") + "/"
+    if not name.startswith(above):
+        raise ValueError(f"{where} is not below {root}")
+    return name[len(above) :]
+
+
+def names_in(folder: Place) -> list[str]:
+    """List the names in a folder in one go, in no order; none if there is no such folder."""
+    if is_local(folder):
+        return os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - a million names
+    try:
+        found = folder.fs.ls(folder.path, detail=False)
+    except FileNotFoundError:
+        return []
+    return [str(name).rstrip("/").rsplit("/", 1)[-1] for name in found]
+
+
+def lengths_below(folder: UPath) -> dict[str, int]:
+    """Give the bytes of every object below a folder by its relative name, in one listing."""
+    start = len(folder.path.rstrip("/")) + 1
+    found: Mapping[str, Any] = folder.fs.find(folder.path, detail=True)
+    return {name[start:]: int(about["size"]) for name, about in found.items()}
+
+
+def remove_tree(folder: Place) -> None:
+    """Delete a folder with all that is in it, or an object; does nothing if there is none."""
+    if is_local(folder):
+        if folder.exists():
+            shutil.rmtree(folder)
+        return
+    with suppress(FileNotFoundError):
+        folder.fs.rm(folder.path, recursive=True)
+
+
+def delete(where: Place) -> None:
+    """Delete a file or object, in one request; does nothing if there is none."""
+    if is_local(where):
+        where.unlink(missing_ok=True)
+        return
+    with suppress(FileNotFoundError):
+        where.fs.rm_file(where.path)
+
+
+def create_once(where: Place, content: bytes) -> bool:
+    """Create a file or object; of several processes that try, one succeeds.
+
+    Returns:
+        False if it is there already.
+    """
+    try:
+        if is_local(where):
+            where.parent.mkdir(parents=True, exist_ok=True)
+            with where.open("xb") as handle:
+                handle.write(content)
+        else:
+            where.fs.pipe_file(where.path, content, mode="create")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if not _is_refused(error):
+            raise
+        return False
+    return True
+
+
+def _is_refused(error: OSError) -> bool:
+    """Tell whether an object is there already, or being made; not every store says so alike."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _REFUSED
+
+
+def modified_at(where: UPath) -> float:
+    """Give when an object was written, in seconds by the clock of the object store."""
+    return float(where.fs.modified(where.path).timestamp())
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in a few words why a file or object could not be used; object stores set no errno."""
+    strerror = getattr(error, "strerror", None)
+    if strerror:
+        return str(strerror)
+    text = " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError) and " " not in text:  # nothing but a name
+        return "No such file or directory"
+    return redacted(text) or type(error).__name__
+
+
+@contextmanager
+def reaching(where: Place) -> Iterator[None]:
+    """Turn what goes wrong between here and an object store into one line.
+
+    Raises:
+        StoreError: Names the place and the reason; what is done is kept.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_local(where) or not is_of_storage(error):
+            raise
+        raise StoreError(
+            f"{where}: the object store cannot be used ({type(error).__name__}: "
+            f"{reason_of(error)}); check address, credentials and rights, and run the same "
+            f"command again: nothing that is done is lost"
+        ) from error
+
+
+def is_on_the_way(where: Place, error: OSError) -> bool:
+    """Tell whether an error is of the way to an object store, and says nothing of the object.
+
+    What cannot be reached for a moment must not be taken for missing or damaged, and made anew.
+    """
+    return not is_local(where) and not isinstance(error, FileNotFoundError)
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Tell whether an error comes from an object store or the way to it, not from us."""
+    if isinstance(error, ConfigError | StoreError):
+        return False
+    return isinstance(error, OSError) or type(error).__module__.split(".", 1)[0] in _LIBRARIES
+
+
+def redacted(text: str) -> str:
+    """Replace every credential that this process knows of by `***`."""
+    for secret in sorted(_secrets(), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _secrets() -> set[str]:
+    named = {
+        value
+        for name, value in os.environ.items()
+        if name.startswith(_SECRET_OF) and _SECRET_NAME.search(name)
+    }
+    return {text for text in named | set(_leaves(fsspec.config.conf)) if len(text) >= _MIN_SECRET}
+
+
+def _leaves(settings: Any, secret: bool = False) -> Iterator[str]:
+    """Give the strings of fsspec's settings that are called like a secret."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            yield from _leaves(value, secret or bool(_SECRET_NAME.search(str(name).upper())))
+    elif isinstance(settings, str) and secret:
+        yield settings

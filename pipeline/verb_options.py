@@ -1,0 +1,157 @@
+"""The options that the verbs share: which run, how much of it, where it runs."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import click
+
+from pipeline.budget import parse_budget
+from pipeline.engines import ENGINES, Engine
+from pipeline.errors import SemiresError
+from pipeline.locks import Part
+from pipeline.places import Place, is_local, place, reaching
+
+
+class PlaceType(click.ParamType["Place"]):
+    """A path or a URL of an object store.
+
+    Args:
+        exists: Whether it has to be there: as a "folder" or a "file"; None does not look.
+    """
+
+    name = "place"
+
+    def __init__(self, exists: Literal["folder", "file"] | None = None) -> None:
+        self._exists = exists
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Place:
+        """Turn a text into a place; what cannot be one is an unusable argument."""
+        try:
+            found = place(value) if isinstance(value, str) else value
+            if not is_local(found) and found.protocol == "memory":
+                self.fail("memory:// ends with the command; give a path or another URL", param, ctx)
+            with reaching(found):
+                there = self._exists is None or (
+                    found.is_dir() if self._exists == "folder" else found.is_file()
+                )
+        except SemiresError as error:
+            self.fail(str(error), param, ctx)
+        if not there:
+            self.fail(f"expected a {self._exists} at {found}, found none", param, ctx)
+        return cast("Place", found)
+
+
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --config, --run-dir, --set: which run a command is about."""
+    for option in (
+        click.option(
+            "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE",
+            help="Replace one value of the config; the value is YAML. May be repeated.",
+        ),
+        click.option(
+            "--run-dir", type=PlaceType(), default="runs/demo", metavar="PATH|URL",
+            show_default=True,
+            help="Where everything of the run lies: a folder, or a URL such as s3://bucket/runs/a.",
+        ),
+        click.option(
+            "--config", type=click.Path(path_type=Path), default=Path("stages.yaml"),
+            show_default=True, help="Values of all stages.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def stage_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every stage takes: --limit, --dry-run, --force, how to run it, and on which run.
+
+    The function gets `limit`, `dry_run`, `force`, and what `engine_options` and `run_options` give.
+    """
+    wrapped = engine_options(function)
+    for option in (
+        click.option("--force", is_flag=True, help="Make it anew, whatever is there."),
+        click.option(
+            "--dry-run", is_flag=True, help="Say what would be done and why; write nothing."
+        ),
+        click.option(
+            "--limit", type=click.IntRange(min=1), metavar="N",
+            help="Work on the first N items only (whole shards).",
+        ),
+    ):  # fmt: skip
+        wrapped = option(wrapped)
+    return run_options(wrapped)
+
+
+def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of how to run; the function gets an `engine` made of them."""
+
+    @functools.wraps(function)
+    def with_engine(*positional: Any, **arguments: Any) -> Any:
+        given = {name: arguments.pop(name) for name in ENGINE_OPTIONS}
+        return function(*positional, engine=_engine(**given), **arguments)
+
+    wrapped: Callable[..., Any] = with_engine
+    for option in (
+        click.option(
+            "--max-failures", metavar="N|P%",
+            help="Stop, with exit code 1, when more items than this have failed.",
+        ),
+        click.option(
+            "--lifetime", metavar="TIME",
+            help="How long a SLURM worker takes tasks, e.g. 55m; nine tenths of its walltime by "
+            "default.",
+        ),
+        click.option(
+            "--num-shards", type=click.IntRange(min=1), metavar="N",
+            help="For the static engine: into how many parts the stage is split.",
+        ),
+        click.option(
+            "--shard-index", type=click.IntRange(min=0), metavar="I",
+            help="For the static engine: the part to do, from 0.",
+        ),
+        click.option(
+            "--engine", type=click.Choice(list(ENGINES)),
+            help="Where to run; by default what the other options say: this process, --workers, "
+            "--cluster, or --shard-index.",
+        ),
+        click.option(
+            "--cluster", metavar="ADDRESS",
+            help="Run on the Dask scheduler at this address, e.g. tcp://host:8786.",
+        ),
+        click.option(
+            "--workers", type=click.IntRange(min=1), default=1, show_default=True,
+            help="Local processes, or SLURM jobs; results do not depend on it.",
+        ),
+    ):  # fmt: skip
+        wrapped = option(wrapped)
+    return wrapped
+
+
+ENGINE_OPTIONS = (
+    "engine", "workers", "cluster", "shard_index", "num_shards", "lifetime", "max_failures",
+)  # fmt: skip
+
+
+def _engine(
+    *,
+    engine: str | None,
+    shard_index: int | None,
+    num_shards: int | None,
+    max_failures: str | None,
+    **others: Any,
+) -> Engine:
+    """Make an engine of its options; what does not fit together is an unusable argument."""
+    if (shard_index is None) != (num_shards is None):
+        raise click.UsageError("--shard-index and --num-shards need each other")
+    part = None
+    if shard_index is not None and num_shards is not None:
+        part = Part(shard_index, num_shards)
+    try:
+        budget = None if max_failures is None else parse_budget(max_failures)
+        return Engine(name=engine, part=part, max_failures=budget, **others)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
