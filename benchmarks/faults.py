@@ -433,7 +433,7 @@ def campaign(config: Path, whole: Path, folder: Path) -> Iterator[Row]:
         (folder / name).mkdir()
         return folder / name
 
-    yield kill_stages(config, whole, place("a"), 10, rng)
+    yield kill_stages(config, whole, place("a"), 30, rng)
     yield kill_drivers(place("b"), 30, rng)
     yield kill_drivers(place("c"), 5, rng, "--workers", "2")
     yield kill_workers(place("d"), 12, rng)
@@ -443,6 +443,9 @@ def campaign(config: Path, whole: Path, folder: Path) -> Iterator[Row]:
     yield fill_disks(place("h"), 8)
     for damage, times in ((flip_bit, 200), (cut_short, 40), (empty, 40)):
         yield damage_files(config, whole, place(damage.__name__), times, rng, damage, 20)
+    from benchmarks import object_faults  # which imports this module
+
+    yield from object_faults.rows(place("objects"), rng)
 
 
 def small_run(folder: Path) -> tuple[Path, Path]:

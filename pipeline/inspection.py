@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.audit import one_line, read_arrays, read_layout, run_dir_of, verb_of
 from pipeline.candidates import CandidateReader
 from pipeline.cells import masks_of
 from pipeline.drawing import LABEL_COLOUR, Picture, cell_colours, heat, overlay, sheet
@@ -18,6 +17,7 @@ from pipeline.images import read_image
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.places import Place
 from pipeline.records import atomic_write, read_done, records_folder
+from pipeline.run_contents import one_line, read_arrays, read_layout, run_dir_of, verb_of
 from pipeline.store import open_store
 
 Panel = tuple[Picture, str]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.audit import find_stores, verb_of
 from pipeline.config import differences
 from pipeline.errors import SemiresError, StoreError
 from pipeline.growth import first_items_are
@@ -20,6 +19,7 @@ from pipeline.records import (
     records_folder,
     stored_plan,
 )
+from pipeline.run_contents import find_stores, verb_of
 
 MAX_REASONS = 5
 _WEIGHTS = "teacher.safetensors"
