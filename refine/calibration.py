@@ -7,8 +7,8 @@ a later teacher is better, so that its best threshold may lie elsewhere.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,23 +19,21 @@ from pipeline.folds import Fold
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
 from pipeline.places import Place
-from pipeline.records import read_json, require_rows, stored_plan, write_json
+from pipeline.records import require_rows, stored_plan, write_json
+from refine.calibrate_config import CalibrateConfig as CalibrateConfig
 from refine.choice import count_truth
 from refine.evidence import FloatArray, ImageEvidence
 from refine.predictions import Prediction, Predictions
 from refine.probability import Context, ProbabilityConfig, fit_probability
 from refine.quality import size_of
-from refine.stage import RefineConfig, candidates_plan, inputs_of_choice
-from refine.strategies import KEEP_LABEL, STRATEGIES, ChainLink, ParameterValue
+from refine.stage import candidates_plan, inputs_of_choice
+from refine.strategies import KEEP_LABEL, STRATEGIES
 from refine.sweep import (
-    DEFAULT_GATES,
-    DEFAULT_GRID,
     Answers,
     Records,
     Setting,
     ask_all,
     collect,
-    expand,
     figures,
     gain_of_choosing,
     interval,
@@ -47,45 +45,6 @@ ALGORITHM_VERSION = 1
 """Raised whenever the same config and inputs would choose otherwise."""
 ROWS_AT_ONCE = 256
 FIT_EXPRESSIONS, FIT_PIXELS = 400, 200
-HOLLOW = 1.5
-"""A best setting with less than so many times the mean IoU of labels that mark the whole image is
-not applied: a student would learn to mark everything."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrateConfig:
-    """The `calibrate` section of stages.yaml."""
-
-    folds: int = 4
-    """Parts of the labelled images, at least 2; each is predicted by a burn-in on the others."""
-    by: Literal["mean_iou", "overall_iou"] = "mean_iou"
-    """What decides: the mean over labels, as a student sees them, or the sum over pixels."""
-    contexts: tuple[Context, ...] = ("none", "siblings", "rivals")
-    """Values of `refine.probability.context` to try, with slope and bias fitted to the truth of the
-    labelled images; beside them always the teacher's own probability."""
-    sharpness: tuple[float, ...] = (1.0, 1.6)
-    """Factors on the fitted slope. The fit is right on average over all pixels; which candidate
-    is best is decided by few of them, of which the teacher may be surer."""
-    grid: dict[str, dict[str, tuple[ParameterValue, ...]]] = field(default_factory=dict)
-    """Strategy -> parameter -> values to try; empty takes `DEFAULT_GRID`. Strategies that see P
-    alone are tried with the teacher's own probability only."""
-    gates: tuple[float | None, ...] = DEFAULT_GATES
-    """Values of `min_gain` to try with every setting."""
-
-    def __post_init__(self) -> None:
-        if self.folds < 2:
-            raise ValueError(f"folds: expected at least 2, found {self.folds}")
-        if not self.gates or any(not factor > 0 for factor in self.sharpness):
-            raise ValueError("expected at least one of gates, and sharpness above 0")
-        self.settings()
-
-    def settings(self) -> list[Setting]:
-        """Give the settings before gating.
-
-        Raises:
-            ValueError: If the grid does not hold together.
-        """
-        return expand(self.grid or DEFAULT_GRID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,56 +278,3 @@ def choice_fingerprint(config: CalibrateConfig, run_dir: Place) -> str:
     folds = [stored_plan(store, "predict-teacher --fold")["fingerprint"] for store in stores]
     decides = {"algorithm_version": ALGORITHM_VERSION, "config": to_plain(config), "folds": folds}
     return fingerprint(decides | inputs_of_choice(run_dir))
-
-
-def best_by_strategy(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give the best row of each strategy, best first."""
-    best: dict[str, dict[str, Any]] = {}
-    for row in document["rows"]:
-        best.setdefault(row["strategy"], row)
-    return list(best.values())
-
-
-def apply_best(document: dict[str, Any], refine: RefineConfig, run_dir: Place) -> Place | None:
-    """Write the best setting to `round-R/strategy.json`, which `refine-labels` follows.
-
-    Its link takes the place of the chain's own; `drop` before it and the fallback after it stay.
-    Where no setting is better than the teacher's own masks, or clearly better than marking the
-    whole image, as happens with a teacher that knows nothing, an earlier choice is taken back.
-
-    Args:
-        document: What `calibrate` gave.
-        refine: The config whose chain it changes.
-        run_dir: Where.
-
-    Returns:
-        The file, or None if there was nothing better.
-    """
-    best, by = document["rows"][0], document["by"]
-    path = RunPaths(run_dir).chosen_strategy(document["round"])
-    is_hollow = best["mean_iou"] < HOLLOW * document["whole_image_mean_iou"]
-    if is_hollow or not best[by] > document["teacher"][by]:
-        path.unlink(missing_ok=True)
-        return None
-    link = ChainLink(strategy=best["strategy"], params=best["params"], min_gain=best["min_gain"])
-    chain = [one for one in refine.chain if one.strategy == "drop"] + [link, refine.chain[-1]]
-    write_json(
-        path,
-        {
-            "fingerprint": document["fingerprint"],
-            "inputs": document["inputs"],
-            "chain": chain,
-            "probability": document["probabilities"][best["probability"]],
-            "chosen_by": {by: best[by], "teacher": document["teacher"][by]},
-        },
-    )
-    return path
-
-
-def is_chosen(config: CalibrateConfig, run_dir: Place, number: int) -> bool:
-    """Tell whether a round's choice is there and was made of what is there now."""
-    path = RunPaths(run_dir).chosen_strategy(number)
-    document = read_json(path) if path.exists() else None
-    return isinstance(document, dict) and document.get("fingerprint") == choice_fingerprint(
-        config, run_dir
-    )

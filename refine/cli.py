@@ -23,7 +23,8 @@ from pipeline.engines import Engine
 from pipeline.paths import RunPaths
 from pipeline.places import Place
 from refine import calibration
-from refine.calibration import CalibrateConfig, apply_best, best_by_strategy
+from refine.calibration import CalibrateConfig
+from refine.chosen import apply_best, best_by_strategy
 from refine.plots import write_calibration_plot
 from refine.quality import SIZES
 from refine.stage import RefineConfig, config_of_round, plan_refinement, with_strategy

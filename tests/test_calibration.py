@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from pipeline.folds import Fold, held_out_images
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
-from refine.calibration import CalibrateConfig, HeldOut, apply_best, calibrate
+from refine.calibration import CalibrateConfig, HeldOut, calibrate
+from refine.chosen import apply_best
 from refine.cli import refine_labels
 from refine.probability import ProbabilityConfig
 from refine.quality import mask_iou

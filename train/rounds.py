@@ -17,7 +17,8 @@ from pipeline.places import Place
 from pipeline.prepare import prepare_data, progress_bar, read_failures
 from pipeline.records import FailedItem, write_json
 from pipeline.runner import Replace
-from refine.calibration import CalibrateConfig, apply_best, calibrate, is_chosen
+from refine.calibration import CalibrateConfig, calibrate
+from refine.chosen import apply_best, is_chosen
 from refine.contact_sheet import write_contact_sheet
 from refine.stage import RefineConfig, config_of_round, refine_labels
 from train.config import EvaluateConfig, RoundsConfig, TeacherConfig, TrainConfig
