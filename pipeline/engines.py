@@ -40,6 +40,8 @@ class Engine:
     """How long a SLURM worker takes tasks, e.g. 55m; None: nine tenths of its walltime."""
     max_failures: Budget | None = None
     """Failed items beyond which a stage stops; None: any number."""
+    max_shard_seconds: float | None = None
+    """How long a shard may be computed before its process is ended; None: any time."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -55,6 +57,10 @@ class Engine:
         if self.part is not None and not 0 <= self.part.index < self.part.count:
             raise ValueError(
                 f"expected --shard-index from 0 to {self.part.count - 1}, found {self.part.index}"
+            )
+        if self.max_shard_seconds is not None and self.max_shard_seconds <= 0:
+            raise ValueError(
+                f"expected --max-shard-seconds above 0, found {self.max_shard_seconds}"
             )
         if self.lifetime is not None and self.kind != "slurm":
             raise ValueError("--lifetime goes with --engine slurm, and only with it")

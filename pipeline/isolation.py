@@ -7,6 +7,7 @@ process, which goes on until it dies: `python -m pipeline.isolation TASK ANSWERS
 
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -98,14 +99,18 @@ def isolate(
 
 
 @contextmanager
-def probing(work: Work) -> Iterator[Probe]:
+def probing(work: Work, max_seconds: float | None = None) -> Iterator[Probe]:
     """Give a probe that computes in another process, a new one whenever that has ended.
+
+    Args:
+        work: What it computes.
+        max_seconds: How long it may take for some rows before it is ended; None for any time.
 
     Raises:
         SemiresError: What the work raises of that kind; it is about all items.
     """
     with tempfile.TemporaryDirectory(prefix="semires-") as folder:
-        child = _Child(Path(folder), work)
+        child = _Child(Path(folder), work, max_seconds)
         try:
             yield child.compute
         finally:
@@ -115,19 +120,24 @@ def probing(work: Work) -> Iterator[Probe]:
 class _Child:
     """The process that computes; it may die at any time."""
 
-    def __init__(self, folder: Path, work: Work) -> None:
+    def __init__(self, folder: Path, work: Work, max_seconds: float | None) -> None:
         import cloudpickle  # a dependency of distributed
 
         self._task, self._result = folder / "task", folder / "result"
         self._task.write_bytes(cloudpickle.dumps(work))
         self._process: subprocess.Popen[bytes] | None = None
         self._replies = -1
+        self._max_seconds = max_seconds
 
     def compute(self, rows: range) -> ShardResult | Death:
         process = self._running()
         self._result.unlink(missing_ok=True)
         try:
             os.write(process.stdin.fileno(), f"{rows.start} {rows.stop}\n".encode())  # type: ignore[union-attr]
+            if not select.select([self._replies], [], [], self._max_seconds)[0]:
+                process.kill()
+                self.end()
+                return Death(f"took longer than {self._max_seconds:g} s")
             answered = os.read(self._replies, 1)
         except BrokenPipeError:
             answered = b""

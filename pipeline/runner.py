@@ -35,6 +35,7 @@ from pipeline.shards import Receipt, Work
 from pipeline.shards import ShardResult as ShardResult
 from pipeline.stopping import requested, stage_running
 from pipeline.store import space_needed
+from pipeline.time_limit import at_most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +190,7 @@ def _run_shards(
 
     if not todo:
         return
-    task = functools.partial(run_shard, plan, work)
+    task = functools.partial(run_shard, plan, work, max_seconds=engine.max_shard_seconds)
     with tqdm(
         total=sum(len(plan.rows(shard)) for shard in todo),
         desc=plan.stage,
@@ -226,21 +227,21 @@ def _shown(problems: list[str]) -> str:
     return problems[0] + more
 
 
-def run_shard(plan: Plan, work: Work, shard: int) -> Receipt:
+def run_shard(plan: Plan, work: Work, shard: int, *, max_seconds: float | None = None) -> Receipt:
     """Compute and write one shard, then its done record; runs in a worker.
 
     A shard that was begun `MAX_ATTEMPTS` times and never ended is computed around the items that
-    end the process.
+    end the process, or do not end within `max_seconds`.
 
     Returns:
         Failed items and counts; arrays never travel to the driver. A shard that was done meanwhile
         is left as it is.
     """
     with reaching(plan.store):
-        return _run_shard(plan, work, shard)
+        return _run_shard(plan, work, shard, max_seconds)
 
 
-def _run_shard(plan: Plan, work: Work, shard: int) -> Receipt:
+def _run_shard(plan: Plan, work: Work, shard: int, max_seconds: float | None) -> Receipt:
     # A worker that outlived its driver must not write into a store that was since made anew.
     refuse_other_plan(plan, plan.stage)
     record = read_done(plan.store, shard, plan.fingerprint)
@@ -249,7 +250,7 @@ def _run_shard(plan: Plan, work: Work, shard: int) -> Receipt:
     before = read_attempts(plan.store, shard)
     write_attempts(plan.store, shard, Attempts(shard=before.shard + 1, items=before.items))
     try:
-        receipt = _compute_and_write(plan, work, shard, before)
+        receipt = _compute_and_write(plan, work, shard, before, max_seconds)
     except GivenUpError as error:
         return Receipt(shard=shard, problem=f"shard {shard}: {error}")
     except (SemiresError, KeyboardInterrupt):
@@ -259,16 +260,19 @@ def _run_shard(plan: Plan, work: Work, shard: int) -> Receipt:
     return receipt
 
 
-def _compute_and_write(plan: Plan, work: Work, shard: int, before: Attempts) -> Receipt:
+def _compute_and_write(
+    plan: Plan, work: Work, shard: int, before: Attempts, max_seconds: float | None
+) -> Receipt:
     started = time.monotonic()
     rows = plan.rows(shard)
     done_path(plan.store, shard).unlink(missing_ok=True)
     attempts: dict[str, int] = {}
     if before.exhausted:
-        with probing(work) as probe:
+        with probing(work, max_seconds) as probe:
             result, attempts = isolate(work, rows, plan.specs, before, probe)
     else:
-        result = work(rows)
+        with at_most(max_seconds, f"{plan.stage}: shard {shard}"):
+            result = work(rows)
     for failure in result.failures:
         if failure.item in before.items:
             attempts.setdefault(failure.item, before.items[failure.item] + 1)

@@ -101,6 +101,11 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Stop, with exit code 1, when more items than this have failed.",
         ),
         click.option(
+            "--max-shard-seconds", type=float, metavar="S",
+            help="End the process of a shard that takes longer to compute, and try again; an item "
+            "that hangs is isolated as one that crashes.",
+        ),
+        click.option(
             "--lifetime", metavar="TIME",
             help="How long a SLURM worker takes tasks, e.g. 55m; nine tenths of its walltime by "
             "default.",
@@ -133,6 +138,7 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 ENGINE_OPTIONS = (
     "engine", "workers", "cluster", "shard_index", "num_shards", "lifetime", "max_failures",
+    "max_shard_seconds",
 )  # fmt: skip
 
 

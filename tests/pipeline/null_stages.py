@@ -54,10 +54,11 @@ class Slow:
 
 @dataclass(frozen=True)
 class Poison:
-    """Some items end the process they are computed in, or raise."""
+    """Some items end the process they are computed in, raise, or never come to an end."""
 
     deadly: tuple[int, ...] = ()
     raising: tuple[int, ...] = ()
+    hanging: tuple[int, ...] = ()
     signal_number: int = signal.SIGKILL
 
     def __call__(self, rows: range) -> ShardResult:
@@ -65,6 +66,8 @@ class Poison:
             if row in self.deadly:
                 os.kill(os.getpid(), self.signal_number)
                 time.sleep(10)
+            if row in self.hanging:
+                time.sleep(600)
             if row in self.raising:
                 raise MemoryError("the item is too large")
         return ShardResult(columns=columns_of(rows), counters={"items": len(rows)})

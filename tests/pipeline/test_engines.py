@@ -1,5 +1,6 @@
 """The same store by every engine; what ends a worker is isolated; parts share a run."""
 
+import dataclasses
 import os
 import signal
 import stat
@@ -127,6 +128,44 @@ def test_here_an_item_that_kills_is_isolated_when_started_again(tmp_path):
         ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
         codes.append(ended.returncode)
     assert codes == [-signal.SIGKILL] * 3 + [0]
+
+
+def test_here_an_item_that_hangs_is_isolated_when_started_again(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from pipeline.runner import run_stage\n"
+        "from pipeline.engines import Engine\n"
+        "from tests.pipeline.null_stages import Avoidable, null_plan\n"
+        "plan, engine = null_plan(Path(sys.argv[1])), Engine(max_shard_seconds=0.7)\n"
+        "run_stage(plan, Avoidable(hanging=(7,)), made_by='squares', engine=engine)\n"
+    )
+    command, codes = [sys.executable, "-c", code, str(tmp_path)], []
+    while 0 not in codes and len(codes) < 6:
+        ended = subprocess.run(command, check=False, capture_output=True, text=True)
+        codes.append(ended.returncode)
+        assert codes[-1] == 0 or "squares: shard 1 took longer than 0.7 s" in ended.stderr
+    assert codes == [75] * 3 + [0]
+    record = read_done(tmp_path / "squares.zarr", 1, null_plan(tmp_path).fingerprint)
+    assert [(f.item, f.reason) for f in record.failures] == [
+        ("7", "given up: took longer than 0.7 s")
+    ]
+
+
+@pytest.mark.dask
+def test_an_item_that_hangs_its_worker_is_given_up_alone(tmp_path, two_workers):
+    engine = dataclasses.replace(two_workers, max_shard_seconds=0.7)
+    summary = run(tmp_path, Avoidable(hanging=(7,)), engine)
+    assert [failure.item for failure in summary.failures] == ["7"]
+    assert summary.counters == {"items": 22, "failed": 1}
+
+
+def test_even_what_keeps_pythons_lock_is_ended():
+    code = (
+        "import ctypes; from pipeline import time_limit\n"
+        "time_limit._GRACE_SECONDS = 0.3\n"
+        "with time_limit.at_most(0.2, 'x'): ctypes.PyDLL(None).sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=30)
+    assert ended.returncode == -signal.SIGALRM
 
 
 @pytest.mark.dask
