@@ -340,7 +340,6 @@ SCANCEL = "#!/bin/sh\nfor job; do kill -- -$job; done 2>/dev/null; exit 0\n"
 
 
 @pytest.mark.dask
-@pytest.mark.filterwarnings("ignore")  # of dask-jobqueue's own making
 def test_slurm_jobs_do_the_stage(tmp_path, undisturbed, monkeypatch):
     """By the real dask-jobqueue; `sbatch` and `scancel` stand in for SLURM and start real jobs."""
     pytest.importorskip("dask_jobqueue")
