@@ -6,6 +6,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,6 +83,23 @@ class Avoidable(Poison):
         columns["row"][:] = 255
         failure = FailedItem(item=str(row), reason=reason)
         return ShardResult(columns=columns, failures=(failure,), counters={"failed": 1})
+
+
+@dataclass(frozen=True)
+class DeadlyAt:
+    """A real stage's work, one of whose items takes its process with it."""
+
+    work: Any
+    row: int
+
+    def __call__(self, rows: range) -> ShardResult:
+        if self.row in rows:
+            os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(10)
+        return self.work(rows)
+
+    def failed_row(self, row: int, reason: str) -> ShardResult:
+        return self.work.failed_row(row, reason)
 
 
 @dataclass(frozen=True)
