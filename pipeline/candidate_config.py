@@ -103,6 +103,19 @@ def generator_options(config: CandidatesConfig) -> GeneratorOptions:
     return dataclasses.replace(filled, max_candidates=config.max_candidates)
 
 
+def with_absolute_paths(config: CandidatesConfig) -> CandidatesConfig:
+    """Name weights and masks by absolute paths, for workers that were started in another folder.
+
+    A checkpoint that is no path here is a hub's id, and stays one.
+    """
+    checkpoint, masks = config.checkpoint, config.masks
+    if checkpoint is not None and checkpoint.exists():
+        checkpoint = checkpoint.absolute()
+    if masks is not None:
+        masks = dataclasses.replace(masks, path=masks.path.absolute())
+    return dataclasses.replace(config, checkpoint=checkpoint, masks=masks)
+
+
 def source_of_masks(config: CandidatesConfig) -> str:
     """Name by content what makes the masks, weights or files, 64 hexadecimal digits.
 

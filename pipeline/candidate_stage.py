@@ -6,7 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.candidate_config import CandidatesConfig, generator_options, source_of_masks
+from pipeline.candidate_config import (
+    CandidatesConfig,
+    generator_options,
+    source_of_masks,
+    with_absolute_paths,
+)
 from pipeline.candidate_sources import forget_loaded, masks_of_images
 from pipeline.candidates import Candidates, candidate_arrays, encode_rows
 from pipeline.cells import build_cells_capped
@@ -149,7 +154,9 @@ def sam_candidates(
     if engine is None or engine.kind not in REMOTE:
         resolve_device(config.device)  # refuses before anything is replaced
     work = CandidatesWork(
-        run_dir=run_dir, config=config, source_sha256=plan.decides["source_sha256"]
+        run_dir=run_dir,
+        config=with_absolute_paths(config),
+        source_sha256=plan.decides["source_sha256"],
     )
     threads = torch.get_num_threads()
     try:

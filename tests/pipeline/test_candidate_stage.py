@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from pipeline import candidate_stage
 from pipeline.candidate_config import CandidatesConfig, generator_options
 from pipeline.candidate_sources import load_network
 from pipeline.candidate_stage import candidates_of, sam_candidates
@@ -21,6 +22,7 @@ from pipeline.errors import ConfigError, SemiresError
 from pipeline.export import export_coco
 from pipeline.paths import RunPaths
 from pipeline.prepare import prepare_data
+from pipeline.runner import run_stage
 from pipeline.sam.masks import masks_from_bits
 from pipeline.sam.models import SAM_MODELS
 from pipeline.sam.options import GeneratorOptions
@@ -112,6 +114,33 @@ def test_an_image_without_candidates_stays_one(tmp_path):
     counts = [found.cells.num_candidates for found in read_all(other_dir, 2)]
     assert counts[0] > 10
     assert counts[1] == 0
+
+
+def test_paths_mean_the_same_to_workers_that_started_elsewhere(tmp_path, monkeypatch):
+    run_dir = make_run(tmp_path, list(scene_images(1)))
+    sam_candidates(CandidatesConfig(options=FEW_POINTS), run_dir)
+    export_coco(RunPaths(run_dir).candidates, tmp_path / "masks.json")
+    shutil.copyfile(WEIGHTS, tmp_path / "weights.safetensors")
+    monkeypatch.chdir(tmp_path)
+
+    def elsewhere(*arguments, **options):
+        monkeypatch.chdir("/")
+        try:
+            return run_stage(*arguments, **options)
+        finally:
+            monkeypatch.chdir(tmp_path)
+
+    monkeypatch.setattr(candidate_stage, "run_stage", elsewhere)
+    for number, section in enumerate((
+        {"model": "imported", "masks": {"format": "coco", "path": "masks.json"}},
+        {"checkpoint": "weights.safetensors", "options": {"points_per_side": 3}},
+    )):  # fmt: skip
+        other_dir = tmp_path / f"other-{number}"
+        shutil.copytree(run_dir / "manifest", other_dir / "manifest")
+        config = parse_config(CandidatesConfig, section, "candidates")
+        assert sam_candidates(config, other_dir).failures == ()
+        (one,), (other,) = read_all(run_dir, 1), read_all(other_dir, 1)
+        assert np.array_equal(one.cells.membership, other.cells.membership)
 
 
 def test_other_masks_are_another_fingerprint(tmp_path):
