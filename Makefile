@@ -17,7 +17,7 @@ RUN_OPTIONS := --config $(CONFIG) --run-dir $(RUN)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint fix clean-demo stage-data stage-sam-candidates \
 	stage-teacher stage-refine stage-calibrate stage-train stage-evaluate rounds inspect \
-	bench-refine bench-calibrate bench-strategies import-weights bench-faults bench-scale bench-training bench-loader bench-equality bench-sam bench-oracle
+	bench-refine bench-calibrate bench-strategies import-weights bench-faults bench-objects bench-fuzz bench-scale bench-training bench-loader bench-equality bench-sam bench-oracle
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
@@ -98,6 +98,12 @@ bench-strategies: setup ## every strategy and weight on round ROUND of RUN, agai
 
 bench-faults: setup ## kill, cut, flip and fill the disk, many times; what was lost (long)
 	$(BIN)/python -m benchmarks.faults
+
+bench-objects: setup ## a run directory in an object store beside one on a disk; its requests
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.object_store
+
+bench-fuzz: setup ## 100,000 damaged inputs through every reader (long)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz
 
 bench-scale: setup ## a million items through the runner (long)
 	$(BIN)/python -m benchmarks.scale

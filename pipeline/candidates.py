@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from pipeline.cells import Cells, pack_membership, unpack_membership
 from pipeline.errors import StoreError
+from pipeline.found_values import why
 from pipeline.places import Place
 from pipeline.store import PAYLOAD_CHUNK_BYTES, ArraySpec, open_store
+from pipeline.zarr_limits import open_arrays
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -169,15 +171,17 @@ class CandidateReader:
             yield
         except StoreError:
             raise
-        except (ValueError, RuntimeError, KeyError, IndexError, OSError) as error:
+        except (
+            ValueError, RuntimeError, LookupError, OSError, TypeError, ArithmeticError, MemoryError
+        ) as error:  # fmt: skip
             raise StoreError(
-                f"{self._path}: {where} cannot be read ({' '.join(str(error).split())}); "
+                f"{self._path}: {where} cannot be read ({why(error)}); "
                 f"run 'inspect-shards verify {self._path}'"
             ) from error
 
     def _open(self) -> dict[str, Any]:
         if not self._arrays:
-            self._arrays = dict(open_store(self._path).arrays())
+            self._arrays = dict(open_arrays(open_store(self._path), str(self._path)))
         return self._arrays
 
     def _read(self, row: int, cells: npt.NDArray[np.uint16] | None = None) -> Candidates | None:

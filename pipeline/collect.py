@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.columns import file_sha256
+from pipeline.containment import check_inside, check_regular
 from pipeline.data_config import DataConfig
 from pipeline.errors import ItemError
+from pipeline.found_values import why
 from pipeline.images import ImageFacts, read_size
 from pipeline.manifest import SPLITS
 from pipeline.readers.base import Failure, Progress, Record, Source
@@ -13,6 +15,13 @@ from pipeline.segmentation import encode_segmentation
 
 MAX_LETTERS_PER_WORD = 20
 """An expression may have max_words times this many characters; for scripts without spaces."""
+
+MAX_OUTLINE_NUMBERS = 1_000_000
+"""Coordinates of all polygons of an object; real ones have some hundred. A pickle can name the
+same polygon a million times in a few bytes."""
+
+MAX_REASON = 500
+"""Characters of a failure's reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +88,7 @@ def collect(
             try:
                 _add(collection, item, source, config, limit)
             except ItemError as error:
-                _fail(collection, item, str(error))
+                _fail(collection, item, why(error, MAX_REASON))
         if progress is not None:
             progress("objects", number)
     return collection
@@ -99,6 +108,7 @@ def _add(
     _check_size(record, facts)
     rle = b""
     if record.segmentation is not None:
+        _check_shape(record, source)
         rle = encode_segmentation(record.segmentation, facts.size, source.mask_root)
     elif record.split != "train":
         raise ItemError(f"expected a segmentation, found none; {record.split} needs the truth")
@@ -147,13 +157,15 @@ def _facts(collection: Collection, record: Record, source: Source) -> ImageFacts
     if record.image not in collection.images:
         facts: ImageFacts | None = None
         try:
+            check_inside(source.image_root, record.image)
             facts = read_size(source.image_root / record.image)
             collection.image_sha256[record.image] = _sha256(source.image_root / record.image)
             if facts.notes:
                 _fail(collection, record, f"converted: {', '.join(facts.notes)}", note=True)
         except ItemError as error:
             facts = None
-            _fail(collection, record, f"{error}; all objects of the image are left out")
+            reason = why(error, MAX_REASON)
+            _fail(collection, record, f"{reason}; all objects of the image are left out")
         collection.images[record.image] = facts
     return collection.images[record.image]
 
@@ -178,6 +190,21 @@ def _check_size(record: Record, facts: ImageFacts) -> None:
         f"expected an image of {claimed} (HxW) as annotated, found {found}; "
         "use the images that were annotated"
     )
+
+
+def _check_shape(record: Record, source: Source) -> None:
+    """Refuse a mask file elsewhere, and polygons without end."""
+    shape = record.segmentation
+    if isinstance(shape, str):
+        check_inside(source.mask_root, shape)
+        check_regular(source.mask_root / shape)
+    if isinstance(shape, list):
+        numbers = sum(len(polygon) for polygon in shape if isinstance(polygon, list))
+        if max(numbers, len(shape)) > MAX_OUTLINE_NUMBERS:
+            raise ItemError(
+                f"expected at most {MAX_OUTLINE_NUMBERS} coordinates of an object, found more; "
+                "simplify its polygons"
+            )
 
 
 def _expressions(collection: Collection, record: Record, max_words: int) -> tuple[str, ...]:

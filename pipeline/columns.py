@@ -106,7 +106,12 @@ def open_array(path: Path) -> npt.NDArray[Any]:
         OSError: If there is no such file.
         ValueError: If it is no .npy file, or shorter than its header says.
     """
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # numpy reads the header as a piece of Python: SyntaxError and more
+        raise ValueError(f"no array of numpy in {path.name} ({type(error).__name__})") from error
 
 
 def open_strings(file_of: Callable[[str], Path], name: str) -> StringColumn:

@@ -4,15 +4,14 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-import yaml
-
 from pipeline.errors import ConfigError
+from pipeline.found_values import shown
+from pipeline.plain_yaml import parse_yaml
 
 SECTIONS = ("data", "candidates", "teacher", "refine", "calibrate", "train", "evaluate", "rounds")
 """The sections of stages.yaml, one per stage, besides `version`."""
@@ -20,25 +19,6 @@ SECTIONS = ("data", "candidates", "teacher", "refine", "calibrate", "train", "ev
 VERSION = 1
 
 T = TypeVar("T")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without tags, with 1e-4 read as a number and a repeated key refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                mark = node.start_mark
-                raise ConfigError(f"{mark.name}, line {mark.line + 1}: key {key!r} is given twice")
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.add_implicit_resolver(  # PyYAML reads YAML 1.1, in which 1e-4 is a string
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
 
 
 def load_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
@@ -57,18 +37,20 @@ def load_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, dict[s
     document = _read_yaml(path)
     version = document.pop("version", None)
     if version != VERSION:
-        raise ConfigError(f"{path}: expected 'version: {VERSION}' at the top, found {version!r}")
+        raise ConfigError(
+            f"{path}: expected 'version: {VERSION}' at the top, found {shown(version)}"
+        )
     for override in overrides:
         _apply(document, override)
     unknown = [key for key in document if key not in SECTIONS]
     if unknown:
         raise ConfigError(
-            f"{path}: unknown section {unknown[0]!r}; known are {', '.join(SECTIONS)}"
+            f"{path}: unknown section {shown(unknown[0])}; known are {', '.join(SECTIONS)}"
         )
     sections = {name: document.get(name) or {} for name in SECTIONS}
     for name, section in sections.items():
         if not isinstance(section, dict):
-            raise ConfigError(f"{path}: {name}: expected a mapping, found {section!r}")
+            raise ConfigError(f"{path}: {name}: expected a mapping, found {shown(section)}")
     return sections
 
 
@@ -77,14 +59,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text") from error
-    try:
-        document = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: nested too deeply") from error
+    except ValueError as error:  # no UTF-8, or a name that no file can have
+        raise ConfigError(f"{shown(str(path), 300)}: not UTF-8 text") from error
+    document = parse_yaml(text, str(path))
     if not isinstance(document, dict):
         raise ConfigError(
             f"{path}: expected a mapping of sections, found {type(document).__name__}"
@@ -96,19 +73,16 @@ def _apply(document: dict[str, Any], override: str) -> None:
     name, equals, value = override.partition("=")
     keys = name.split(".")
     if not equals or len(keys) < 2 or not all(keys):
-        raise ConfigError(f"--set {override!r}: expected section.key=value")
+        raise ConfigError(f"--set {shown(override)}: expected section.key=value")
     target = document
     for key in keys[:-1]:
         inner = target.get(key)
         if inner is None:
             inner = target[key] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override!r}: {key!r} is no mapping")
+            raise ConfigError(f"--set {shown(override)}: {shown(key)} is no mapping")
         target = inner
-    try:
-        target[keys[-1]] = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML") from error
+    target[keys[-1]] = parse_yaml(value, f"--set {shown(override)}")
 
 
 def parse_config(cls: type[T], mapping: Any, where: str) -> T:
@@ -127,12 +101,12 @@ def parse_config(cls: type[T], mapping: Any, where: str) -> T:
         ConfigError: For an unknown, missing or mistyped key, or where `__post_init__` refuses.
     """
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where}: expected a mapping, found {mapping!r}")
+        raise ConfigError(f"{where}: expected a mapping, found {shown(mapping)}")
     hints = get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cast("Any", cls)) if field.init}
     for key in mapping:
         if key not in fields:
-            raise ConfigError(f"{where}: unknown key {key!r}; known are {', '.join(fields)}")
+            raise ConfigError(f"{where}: unknown key {shown(key)}; known are {', '.join(fields)}")
     for name, field in fields.items():
         absent = field.default is dataclasses.MISSING
         if absent and field.default_factory is dataclasses.MISSING and name not in mapping:
@@ -154,7 +128,7 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         if value in get_args(hint) and not isinstance(value, bool):
             return value
         choices = ", ".join(map(repr, get_args(hint)))
-        raise ConfigError(f"{where}: expected one of {choices}, found {value!r}")
+        raise ConfigError(f"{where}: expected one of {choices}, found {shown(value)}")
     if origin in (tuple, dict):
         return _parse_container(hint, value, where)
     if dataclasses.is_dataclass(hint):
@@ -179,10 +153,10 @@ def _parse_container(hint: Any, value: Any, where: str) -> Any:
     arguments = get_args(hint)
     if get_origin(hint) is dict:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise ConfigError(f"{where}: expected a mapping with text keys, found {value!r}")
+            raise ConfigError(f"{where}: expected a mapping with text keys, found {shown(value)}")
         return {key: _parse(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ConfigError(f"{where}: expected a list, found {value!r}")
+        raise ConfigError(f"{where}: expected a list, found {shown(value)}")
     if arguments[-1] is Ellipsis:
         return tuple(_parse(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if len(value) != len(arguments):
@@ -192,15 +166,31 @@ def _parse_container(hint: Any, value: Any, where: str) -> Any:
 
 
 def _parse_scalar(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(value, str):
+        _check_text(value, where)
     if hint is Path and isinstance(value, str):
-        return Path(value).expanduser()
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return Path(value).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{where}: expected a path, found {shown(value)}, of no known user"
+            ) from error
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if is_integer and not -(2**63) <= value < 2**64:
+        raise ConfigError(f"{where}: expected a number of 64 bits, found {shown(value)}")
+    if hint is float and (is_integer or isinstance(value, float)):
         if not math.isfinite(value):
-            raise ConfigError(f"{where}: expected a finite number, found {value!r}")
+            raise ConfigError(f"{where}: expected a finite number, found {shown(value)}")
         return float(value)
     if type(value) is hint:
         return value
-    raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
+    raise ConfigError(f"{where}: expected {hint.__name__}, found {shown(value)}")
+
+
+def _check_text(value: str, where: str) -> None:
+    """Refuse text that no file and no file name can hold."""
+    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ConfigError(f"{where}: expected Unicode text, found {shown(value)}")
 
 
 def to_plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.errors import ConfigError, StoreError
+from pipeline.found_values import why
 from pipeline.gpus import VISIBLE, count_gpus, take_gpu
 
 CONNECT_SECONDS = 30
@@ -30,7 +31,7 @@ _STAGGER_SECONDS = 240
 def local_client(workers: int) -> Iterator[Any]:
     """Start worker processes on this machine, each with a GPU of its own where there are some.
 
-    The scheduler listens on loopback alone.
+    Scheduler, workers and dashboard listen on loopback alone.
     """
     import dask
     from distributed import Client, LocalCluster
@@ -67,17 +68,33 @@ def local_client(workers: int) -> Iterator[Any]:
 def address_client(address: str) -> Iterator[Any]:
     """Connect to a scheduler that runs; its workers and their GPUs are whoever started them's.
 
+    A `tls://` address takes certificates from Dask's own config (`distributed.comm.tls`), and shows
+    them to the scheduler. Whoever can reach a `tcp://` scheduler can run code on its workers.
+
     Raises:
         StoreError: If none answers.
     """
     from distributed import Client
 
     try:
+        if not address.strip():  # Dask would start a cluster, whose dashboard the network can see
+            raise ValueError("an empty address")
         client = Client(address, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"--cluster {address}: no Dask scheduler answers") from error
+    # Without certificates it is a TypeError, for a port beyond 65535 an OverflowError.
+    except (OSError, ValueError, TypeError, OverflowError, ImportError) as error:
+        raise StoreError(
+            f"--cluster {address}: no Dask scheduler answers ({why(error)}){_hint(address)}"
+        ) from error
     with client:
         yield client
+
+
+def _hint(address: str) -> str:
+    """Say what is likely wrong with an address where nobody answers."""
+    if address.startswith("tls://"):
+        names = "ca-file, client.cert and client.key"
+        return f"; set distributed.comm.tls.{names} in Dask's config, or the environment"
+    return "; if it asks for TLS, its address begins with tls://"
 
 
 @contextmanager
@@ -87,6 +104,9 @@ def slurm_client(jobs: int, lifetime: str | None) -> Iterator[Any]:
     Queue, account, memory, walltime and GPUs are those of dask-jobqueue's own config file. Workers
     stop taking tasks before their walltime ends, not all at once, and jobs that are
     preempted are submitted again.
+
+    The scheduler and the workers listen on the network, as jobs on other nodes must reach them:
+    asking for SLURM asks for that. No dashboard does. TLS is set in dask-jobqueue's config.
 
     Args:
         jobs: Jobs to keep.
@@ -100,7 +120,7 @@ def slurm_client(jobs: int, lifetime: str | None) -> Iterator[Any]:
     from distributed import Client
 
     try:
-        from dask_jobqueue import SLURMCluster
+        from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
         raise StoreError(
             "--engine slurm: dask-jobqueue is not installed; run pip install 'semires[slurm]', or "
@@ -115,8 +135,11 @@ def slurm_client(jobs: int, lifetime: str | None) -> Iterator[Any]:
             processes=1,
             memory=memory,
             walltime=walltime,
-            worker_extra_args=["--nthreads", "1", *lifetime_arguments(lifetime, walltime)],
-            scheduler_options={"dashboard_address": ":0"},
+            worker_extra_args=[
+                *("--nthreads", "1", "--no-dashboard"),
+                *lifetime_arguments(lifetime, walltime),
+            ],
+            scheduler_options={"dashboard_address": "127.0.0.1:0"},
         ) as cluster,
         Client(cluster) as client,
     ):

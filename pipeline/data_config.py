@@ -1,5 +1,6 @@
 """The `data:` section of stages.yaml: which data set, how it is read, who is labelled."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,8 @@ _OPTIONAL: dict[str, tuple[str, ...]] = {
     "jsonl": ("images",),
     "scenes": (),
 }
+_PATTERN = re.compile(r"(?:[^%]|%%)*%0?[0-9]{0,2}d(?:[^%]|%%)*")
+"""One number of at most 99 digits: "%999999999d" would ask for a GiB."""
 _PATHS = ("annotations", "instances", "refs", "images")
 
 
@@ -85,11 +88,7 @@ class DataConfig:
                 raise ConfigError(f"reader {self.reader!r} does not read {name!r}; remove it")
         if self.reader == "semires-split" and (self.refs is None) != (self.instances is None):
             raise ConfigError("expected refs and instances together, found one of them")
-        try:
-            named = bool(self.image_pattern % 1)
-        except (TypeError, ValueError):
-            named = False
-        if not named or "%" not in self.image_pattern:
+        if not _PATTERN.fullmatch(self.image_pattern):
             raise ConfigError(
                 f"expected image_pattern with one number such as '%012d', found "
                 f"{self.image_pattern!r}"

@@ -13,16 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.errors import ItemError
-from pipeline.places import Place, is_local, is_on_the_way
+from pipeline.places import Place, is_local, is_on_the_way, read_bytes
 
-MAX_PIXELS = 178_956_970
-"""Larger images are refused as decompression bombs: Pillow's own hard limit, 2 x 89 M."""
+MAX_PIXELS = 1 << 27
+"""Larger images are refused as decompression bombs: at 4 bytes a pixel, as Pillow keeps colours,
+and once more while they are converted, 134 million pixels are 1 GiB. A file of 20 kB can ask for
+it; the largest cameras of phones and backs of 100 megapixels are below."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Pillow would also open EPS, which it hands to Ghostscript; a closed list leaves that out."""
@@ -41,6 +44,7 @@ _SWAPPED = (5, 6, 7, 8)
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # Decode at no less than this many times the target before the fine filter, as Pillow's thumbnail.
 _REDUCING_GAP = 2.0
+_BAND_ROWS = 64
 _warnings_lock = threading.Lock()
 
 
@@ -180,7 +184,7 @@ def _file_of(path: Place) -> Path | io.BytesIO:
         OSError: If the object store cannot be reached: that is no fault of the image.
     """
     try:
-        content = b"" if is_local(path) else path.fs.cat_file(path.path)
+        content = b"" if is_local(path) else read_bytes(path)
         status = path.stat() if is_local(path) else None
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and is_on_the_way(path, error):
@@ -238,23 +242,29 @@ def _raw_mode_is_16_bit(image: Image.Image) -> bool:
 
 
 def _as_rgb(image: Image.Image, path: Place) -> Image.Image:
-    """Convert any supported mode to RGB of 8 bits."""
+    """Convert any supported mode to RGB of 8 bits, with as few copies of the whole as can be."""
     if image.mode == "F":
         raise ItemError(f"expected 8 or 16 bits a channel, found 32-bit float in {path}; convert")
     if image.mode.startswith("I"):
         return _from_16_bit(image, path)
-    if image.mode in ("P", "PA") or "transparency" in image.info:
-        return image.convert("RGBA").convert("RGB")  # straight to RGB warns on byte transparency
-    return image.convert("RGB")
+    if image.mode == "PA":
+        return image.convert("RGBA").convert("RGB")
+    image.load()  # a GIF says only now that some of its palette is transparent
+    image.info.pop("transparency", None)  # alpha is dropped, and told of as bytes it is warned of
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_16_bit(image: Image.Image, path: Place) -> Image.Image:
     """Scale 0..65535 to 0..255, rounding to nearest."""
-    values = np.asarray(image, dtype=np.int64)
-    if values.min() < 0 or values.max() > 65535:
+    low, high = cast("tuple[float, float]", image.getextrema())
+    if low < 0 or high > 65535:
         raise ItemError(
-            f"expected 8 or 16 bits a channel, found values from {values.min()} to "
-            f"{values.max()} in {path}; convert the image to 8 or 16 bits"
+            f"expected 8 or 16 bits a channel, found values from {low} to "
+            f"{high} in {path}; convert the image to 8 or 16 bits"
         )
-    grey = np.asarray((values * 255 + 32767) // 65535, dtype=np.uint8)
+    grey = np.empty((image.height, image.width), np.uint8)
+    for top in range(0, image.height, _BAND_ROWS):  # 64-bit copies of a band only
+        bottom = min(top + _BAND_ROWS, image.height)
+        values = np.asarray(image.crop((0, top, image.width, bottom)), dtype=np.int64)
+        grey[top:bottom] = (values * 255 + 32767) // 65535
     return Image.fromarray(grey).convert("RGB")

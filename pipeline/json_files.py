@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.config import to_plain
 from pipeline.errors import StoreError
-from pipeline.places import Place, is_local, is_on_the_way, reason_of
+from pipeline.places import Place, is_local, is_on_the_way, read_bytes, reason_of
 
 _CHECK = b'{\n "check": "'
 
@@ -96,7 +96,7 @@ def _text(document: Any) -> bytes:
 
 def _read(path: Place) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         if is_on_the_way(path, error):
             raise
@@ -106,7 +106,7 @@ def _read(path: Place) -> bytes:
 def _parse(path: Place, content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(
             f"{path}: damaged, not JSON ({error}); delete it and run the stage"
         ) from error

@@ -25,16 +25,19 @@ from pipeline.columns import (
     resolved_path,
     write_columns,
 )
+from pipeline.containment import check_inside
 from pipeline.errors import ManifestError, StoreError
+from pipeline.found_values import shown
 from pipeline.images import canvas_size
 from pipeline.local_copies import files_below, local_copy, scratch, upload
-from pipeline.places import Place, is_local, remove_tree
+from pipeline.places import Place, is_local, is_on_the_way, read_bytes, remove_tree
 from pipeline.records import atomic_write, sync_folder
 from pipeline.segmentation import decode_rle, rescale_mask
 
 FORMAT = "semires-manifest-2"
 SPLITS = ("train", "val", "testA", "testB", "test")
 DESCRIPTION = "manifest.json"
+_PARTS = {"fingerprint": str, "image_root": str, "counts": dict, "files": dict}
 Column = npt.NDArray[Any] | StringColumn
 
 # Column -> dtype and trailing shape; StringColumn columns are not listed.
@@ -153,8 +156,14 @@ class Manifest:
         return np.asarray(images[first_of_its_image], dtype=np.int64)
 
     def image_file(self, image: int | np.integer) -> Place:
-        """Give the file of an image row."""
-        return self.image_root / self.image_path[image]
+        """Give the file of an image row.
+
+        Raises:
+            ItemError: If its name leads out of the image root.
+        """
+        name = self.image_path[image]
+        check_inside(self.image_root, name)
+        return self.image_root / name
 
     def describe_expression(self, row: int) -> str:
         """Name an expression for messages: its image's file, and the sentence."""
@@ -294,21 +303,32 @@ def load_manifest(folder: Place, *, verify: bool = False) -> Manifest:
     document = read_description(folder)
     hashes: dict[str, str] = document["files"]
     for name, recorded in hashes.items() if verify else ():
-        if not (folder / name).is_file() or file_sha256(folder / name) != recorded:
+        if _sha256_or_none(folder / name) != recorded:
             raise ManifestError(f"{folder / name} is missing or damaged; prepare the data again")
     try:
         manifest = _open(folder, document, lambda name: local_copy(folder / name, hashes[name]))
     except (ManifestError, StoreError) as error:
         raise ManifestError(f"{folder}: {error}; prepare the data again") from error
     except (OSError, ValueError, EOFError, KeyError) as error:
+        if isinstance(error, OSError) and is_on_the_way(folder, error):
+            raise
         raise ManifestError(
             f"{folder}: a column is missing or damaged ({error}); prepare the data again"
         ) from error
     if _counts(manifest) != document["counts"]:
         raise ManifestError(
-            f"{folder}: expected {document['counts']} rows, found {_counts(manifest)}"
+            f"{folder}: expected {shown(document['counts'])} rows, found {_counts(manifest)}"
         )
     return manifest
+
+
+def _sha256_or_none(path: Place) -> str | None:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        if is_on_the_way(path, error):
+            raise
+        return None
 
 
 def _open(folder: Place, document: Mapping[str, Any], file_of: Callable[[str], Path]) -> Manifest:
@@ -328,16 +348,24 @@ def read_description(folder: Place) -> dict[str, Any]:
     """
     path = folder / DESCRIPTION
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_bytes(path))
     except FileNotFoundError as error:
         raise ManifestError(f"expected {path}, found none; run prepare-data first") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and is_on_the_way(path, error):
+            raise
         raise ManifestError(f"{path} is damaged ({error}); delete {folder} and prepare") from error
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
-        raise ManifestError(f"expected format {FORMAT!r} in {path}, found {found!r}")
+        raise ManifestError(f"expected format {FORMAT!r} in {path}, found {shown(found)}")
     if missing := {"fingerprint", "image_root", "counts", "files"} - set(document):
         raise ManifestError(f"{path} lacks {sorted(missing)}; delete {folder} and prepare again")
+    for key, kind in _PARTS.items():
+        if not isinstance(document.get(key), kind):
+            raise ManifestError(
+                f"expected {key} as {kind.__name__} in {path}, found {shown(document.get(key))}; "
+                f"delete {folder} and prepare again"
+            )
     return dict(document)
 
 

@@ -31,7 +31,7 @@ from pipeline.lock_holders import (
     this_process,
 )
 from pipeline.lock_holders import heartbeat as beating
-from pipeline.places import create_once, delete, modified_at, names_in, reaching
+from pipeline.places import create_once, delete, modified_at, names_in, reaching, read_bytes
 
 _TRIES = 5
 _ENTRY = re.compile(r"(\d{8})\.json")
@@ -121,19 +121,23 @@ def _take(folder: UPath, run_dir: UPath) -> _Entry:
             raise in_use(run_dir, holder)
         entry = _Entry(folder, newest + 1, mine, time.monotonic())
         content = _text({**asdict(mine), "released": False})
-        # Whose it is is read below: a request sent again may find what it created the first time.
-        made = [create_once(_at(folder, entry.number), content) for _ in range(2)]
-        if all(made) and entry.is_ours():
-            raise StoreError(
-                f"{run_dir}: expected an object store whose library creates an object only where "
-                f"none is (s3fs and gcsfs do), found one that replaces it: two drivers could "
-                f"not be told apart; use another run directory"
-            )
-        if entry.is_ours() and _read(_at(folder, entry.number)) == (mine, False):
-            for number in _numbers(folder):
-                if number < entry.number:
-                    delete(_at(folder, number))
-            return entry
+        try:
+            # Whose it is is read below: a request sent again may find what it created before.
+            made = [create_once(_at(folder, entry.number), content) for _ in range(2)]
+            if all(made) and entry.is_ours():
+                raise StoreError(
+                    f"{run_dir}: expected an object store whose library creates an object only "
+                    f"where none is (s3fs and gcsfs do), found one that replaces it: two drivers "
+                    f"could not be told apart; use another run directory"
+                )
+            if entry.is_ours() and _read(_at(folder, entry.number)) == (mine, False):
+                for number in _numbers(folder):
+                    if number < entry.number:
+                        delete(_at(folder, number))
+                return entry
+        except BaseException:
+            entry.release()  # it may be ours
+            raise
     raise in_use(run_dir, None)
 
 
@@ -194,7 +198,7 @@ def _text(document: dict[str, Any]) -> bytes:
 def _read(place: UPath) -> tuple[Holder, bool] | None:
     """Read who an entry names, and whether it was released; None if it is not there or damaged."""
     try:
-        document = json.loads(place.read_bytes())
+        document = json.loads(read_bytes(place))
         released = document.pop("released")
         return Holder(**document), bool(released)
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):

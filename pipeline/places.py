@@ -27,6 +27,7 @@ Place: TypeAlias = Path | UPath
 """A file or folder of a run directory: a `Path` on a disk, a `UPath` in an object store."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}  # others write at the same time
 _LIBRARIES = (
     "botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "google", "adlfs", "azure", "fsspec",
@@ -49,6 +50,8 @@ def place(text: str) -> Place:
             names no bucket, or is of a protocol that fsspec does not know or cannot reach.
     """
     if not is_url(text):
+        if "://" in text or _ONE_SLASH.match(text):  # would be a folder of that name
+            raise ConfigError(f"{text}: expected a path, or a URL PROTOCOL://BUCKET/FOLDER")
         return Path(text)
     protocol, rest = text.split("://", 1)
     protocol = protocol.lower()
@@ -127,11 +130,42 @@ def names_in(folder: Place) -> list[str]:
     return [str(name).rstrip("/").rsplit("/", 1)[-1] for name in found]
 
 
+def has_files(folder: Place) -> bool:
+    """Tell whether a folder is there and, in an object store, holds anything; in one request."""
+    return folder.exists() if is_local(folder) else bool(names_in(folder))
+
+
 def lengths_below(folder: UPath) -> dict[str, int]:
-    """Give the bytes of every object below a folder by its relative name, in one listing."""
+    """Give the bytes of every object below a folder by its relative name, in few listings.
+
+    One for each folder in it: what a store says of an object takes a kilobyte until it is counted.
+    """
     start = len(folder.path.rstrip("/")) + 1
-    found: Mapping[str, Any] = folder.fs.find(folder.path, detail=True)
-    return {name[start:]: int(about["size"]) for name, about in found.items()}
+    lengths: dict[str, int] = {}
+    try:
+        entries: list[Mapping[str, Any]] = folder.fs.ls(folder.path, detail=True)
+    except FileNotFoundError:
+        return lengths
+    for entry in entries:
+        name, found = entry["name"], {entry["name"]: entry}
+        if entry["type"] == "directory":
+            found = folder.fs.find(name, detail=True)
+        lengths.update((name[start:], int(about["size"])) for name, about in found.items())
+    return lengths
+
+
+def read_bytes(where: Place) -> bytes:
+    """Read a file, or an object in one request: it may be replaced at any time."""
+    if is_local(where):
+        return where.read_bytes()
+    try:
+        return bytes(where.fs.cat_file(where.path, start=0))  # without it s3fs asks the size first
+    except FileNotFoundError:
+        raise
+    except OSError:
+        if where.fs.size(where.path) != 0:
+            raise
+        return b""  # of which no range can be given
 
 
 def remove_tree(folder: Place) -> None:

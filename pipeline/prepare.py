@@ -16,7 +16,8 @@ from pipeline.collect import Collection, collect
 from pipeline.columns import file_sha256
 from pipeline.config import differences, to_plain
 from pipeline.data_config import DataConfig as DataConfig
-from pipeline.errors import ManifestError
+from pipeline.errors import ItemError, ManifestError
+from pipeline.found_values import why
 from pipeline.local_copies import scratch, upload
 from pipeline.manifest import (
     DESCRIPTION,
@@ -122,7 +123,8 @@ def prepare_data(
         raise ManifestError(f"expected a limit of at least 1 image, found {limit}")
     folder = run_dir / MANIFEST
     request = {"config": to_plain(config), "inputs": _input_hashes(config), "limit": limit}
-    if folder.exists():
+    # An object store has no rename: a manifest that was not sent to the end lacks its description.
+    if (folder if is_local(folder) else folder / DESCRIPTION).exists():
         try:
             _refuse_other(folder, request)
             summary = _summary(folder, reused=True)
@@ -170,8 +172,12 @@ def read_failures(run_dir: Place) -> tuple[tuple[FailedItem, ...], tuple[FailedI
     Returns:
         The items that were left out, and those that were converted and kept.
     """
-    lines = (run_dir / MANIFEST / FAILURES).read_text(encoding="utf-8").splitlines()
-    entries = [Failure(**json.loads(line)) for line in lines]
+    path = run_dir / MANIFEST / FAILURES
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        entries = [Failure(**json.loads(line)) for line in lines]
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ManifestError(f"{path} is damaged ({why(error)}); prepare the data again") from error
     failed, noted = (
         tuple(
             FailedItem(item=f"{entry.item} {entry.file}".strip(), reason=entry.reason)
@@ -220,6 +226,8 @@ def _write(
 def _input_hashes(config: DataConfig) -> dict[str, str]:
     hashes = {}
     for name, path in config.input_files().items():
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+            raise ManifestError(f"expected the file data.{name} at {path}, found a pipe or device")
         try:
             hashes[name] = file_sha256(path)
         except OSError as error:
@@ -270,7 +278,7 @@ def _images_are_as_recorded(manifest: Manifest) -> bool:
             file_sha256(manifest.image_file(row)) == manifest.image_sha256[row]
             for row in range(manifest.num_images)
         )
-    except OSError:
+    except (OSError, ItemError):
         return False
 
 

@@ -26,13 +26,14 @@ from pipeline.done_records import shard_is_done as shard_is_done
 from pipeline.done_records import versions as versions
 from pipeline.done_records import write_done as write_done
 from pipeline.errors import StoreError
+from pipeline.found_values import shown
 from pipeline.json_files import atomic_write as atomic_write
 from pipeline.json_files import read_checked, write_checked
 from pipeline.json_files import read_json as read_json
 from pipeline.json_files import sync_folder as sync_folder
 from pipeline.json_files import write_json as write_json
 from pipeline.locks import run_lock as run_lock
-from pipeline.places import Place, is_local, remove_tree
+from pipeline.places import Place, has_files, is_local, remove_tree
 from pipeline.store import ArraySpec
 
 PLAN_FORMAT = 1
@@ -94,11 +95,21 @@ def stored_plan(store: Place, made_by: str) -> dict[str, Any]:
         StoreError: If the store was never begun; names the command that makes it.
     """
     path = records_folder(store) / "plan.json"
-    if not path.exists() or not store.exists():
-        raise StoreError(f"{store}: not there; run '{made_by}' first")
-    document = read_checked(path)
+    missing = StoreError(f"{store}: not there; run '{made_by}' first")
+    if not has_files(store):
+        raise missing
+    try:
+        document = read_checked(path)
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise missing from error
+        raise
     known = {"plan", "fingerprint", "unit", "metadata"}
-    if not {"plan", "fingerprint"} <= document.keys() <= known:
+    if (
+        not {"plan", "fingerprint"} <= document.keys() <= known
+        or not isinstance(document["plan"], dict)
+        or not isinstance(document["fingerprint"], str)
+    ):
         raise StoreError(f"{path}: damaged; delete it and run '{made_by}'")
     return document
 
@@ -183,10 +194,22 @@ def require_rows(store: Place, made_by: str, rows: range | None = None) -> str:
     """
     document = stored_plan(store, made_by)
     plan = document["plan"]
-    size, items = int(plan["shard_size"]), int(plan["num_items"])
+    size, items = plan.get("shard_size"), plan.get("num_items")
+    if type(size) is not int or type(items) is not int or not (size >= 1 and 0 <= items < 2**31):
+        raise StoreError(
+            f"{store}: expected numbers of items in its plan, found {shown(items)} in shards of "
+            f"{shown(size)}; delete its .stage folder and run '{made_by}'"
+        )
     rows = range(items) if rows is None else rows
     needed = range(rows.start // size, -(-rows.stop // size)) if len(rows) else range(0)
     name: str = document["fingerprint"]
+    begun = set(begun_shards(store))
+    if absent := len(needed) - sum(shard in needed for shard in begun):  # of a plan that lies, many
+        first = next(shard for shard in needed if shard not in begun)
+        raise StoreError(
+            f"{store}: {absent} of {len(needed)} shards are not done (first: {first}); "
+            f"run '{made_by}' to the end"
+        )
     lengths = file_lengths(store)
     missing = [
         shard

@@ -19,9 +19,11 @@ from pipeline.records import (
     stored_plan,
 )
 from pipeline.store import open_store
+from pipeline.zarr_limits import open_arrays
 
 _SUFFIXES = (".zarr", ".stage")
-DAMAGE = (ValueError, RuntimeError, OSError, LookupError, TypeError, AttributeError)
+DAMAGE = (ValueError, RuntimeError, OSError, LookupError, TypeError, AttributeError,
+          ArithmeticError, MemoryError)  # fmt: skip
 """What zarr, its codecs and JSON raise on damaged files."""
 
 
@@ -125,7 +127,7 @@ def read_arrays(store: Place) -> dict[str, zarr.Array[Any]]:
         StoreError: If the store or one of its zarr.json is missing or damaged.
     """
     with one_line(str(store), store):
-        return dict(sorted(open_store(store).arrays(), key=lambda pair: pair[0]))
+        return open_arrays(open_store(store), str(store))
 
 
 def read_layout(store: Place) -> Layout:

@@ -181,7 +181,7 @@ def sha256_of_shard(files: Sequence[Place], root: Place) -> dict[str, dict[str, 
         try:
             with file.open("rb") as handle:
                 digest = hashlib.file_digest(cast("Any", handle), "sha256").hexdigest()
-                length = handle.tell()
+                length = handle.seek(0, os.SEEK_END)
                 if is_local(file):
                     os.fsync(handle.fileno())
         except OSError as error:

@@ -20,6 +20,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from pipeline.errors import StoreError
+from pipeline.found_values import why
 from pipeline.local_copies import files_below, scratch, upload
 from pipeline.places import (
     Place,
@@ -30,6 +31,9 @@ from pipeline.places import (
     remove_tree,
 )
 
+_DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+           RecursionError)  # fmt: skip
+"""What zarr raises for metadata of another structure."""
 GROUP = "zarr.json"
 """The group's metadata, relative to the store: without it there is no store."""
 PAYLOAD_CHUNK_BYTES = 1 << 20  # 1 MiB
@@ -156,10 +160,8 @@ def open_store(path: Place) -> zarr.Group:
     name, options = open_array_options(path)
     try:
         return zarr.open_group(name, mode="r", zarr_format=3, storage_options=options)
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        raise StoreError(
-            f"{path}: no readable Zarr group ({' '.join(str(error).split())})"
-        ) from error
+    except _DAMAGE as error:
+        raise StoreError(f"{path}: no readable Zarr group ({why(error)})") from error
 
 
 @contextmanager

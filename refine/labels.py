@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from pipeline.cells import BoolArray
 from pipeline.errors import StoreError
+from pipeline.found_values import why
 from pipeline.places import Place
 from pipeline.store import ArraySpec, open_store
+from pipeline.zarr_limits import open_arrays
 from refine.choice import Refined
 from refine.strategies import STRATEGIES
 
@@ -97,6 +99,10 @@ def encode_label(
     columns["num_chosen"][row] = refined.num_chosen
 
 
+_DAMAGE = (ValueError, RuntimeError, OSError, LookupError, TypeError, ArithmeticError, MemoryError)
+"""What reading a damaged store raises."""
+
+
 class LabelReader:
     """Read labels one at a time; picklable, opens the store at its first use in each process."""
 
@@ -127,24 +133,26 @@ class LabelReader:
         """
         self._open()
         scalars = self._scalars
-        code = int(scalars["source"][row])
-        if code == NO_LABEL:
-            return None
-        height, width = (int(side) for side in scalars["size"][row])
         try:
+            code = int(scalars["source"][row])
+            if code == NO_LABEL:
+                return None
+            height, width = (int(side) for side in scalars["size"][row])
+            source = self._strategies[code]
             packed = self._arrays["mask"][row, :height, : -(-width // 8)]
             weight = self._arrays["weight"][row, :height, :width]
-        except (ValueError, RuntimeError, OSError) as error:
+            mask = np.unpackbits(packed, axis=1, count=width).astype(np.bool_)
+        except _DAMAGE as error:
             raise StoreError(
-                f"{self.path}: row {row} cannot be read ({' '.join(str(error).split())}); "
+                f"{self.path}: row {row} cannot be read ({why(error)}); "
                 f"run 'inspect-shards verify {self.path}'"
             ) from error
         return Label(
             expression=int(scalars["expression"][row]),
             image=int(scalars["image"][row]),
-            mask=np.unpackbits(packed, axis=1, count=width).astype(np.bool_),
+            mask=mask,
             weight=np.asarray(weight, np.float32) / np.float32(WEIGHT_ONE),
-            source=self._strategies[code],
+            source=source,
             score=float(scalars["score"][row]),
         )
 
@@ -152,15 +160,15 @@ class LabelReader:
         if self._arrays:
             return
         group = open_store(self.path)
-        arrays: dict[str, Any] = dict(group.arrays())
+        arrays: dict[str, Any] = dict(open_arrays(group, str(self.path)))
         names = arrays.keys() - {"mask", "weight"}
         try:
             self._scalars = {name: arrays[name][:] for name in names}
-        except (ValueError, RuntimeError, OSError) as error:
+            names_of_codes: Any = group.attrs["strategies"]
+            self._strategies = tuple(str(name) for name in names_of_codes)
+        except _DAMAGE as error:
             raise StoreError(
-                f"{self.path}: cannot be read ({' '.join(str(error).split())}); "
+                f"{self.path}: cannot be read ({why(error)}); "
                 f"run 'inspect-shards verify {self.path}'"
             ) from error
-        names_of_codes: Any = group.attrs["strategies"]
-        self._strategies = tuple(names_of_codes)
         self._arrays = arrays

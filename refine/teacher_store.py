@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import StoreError
+from pipeline.found_values import why
 from pipeline.places import Place
 from pipeline.store import ArraySpec, open_store
+from pipeline.zarr_limits import open_arrays
 from refine.upsample import sigmoid
 
 LOGIT_LIMIT = 60_000.0  # float16 ends at 65 504
@@ -85,7 +87,7 @@ class TeacherReader:
 
     def _read(self, names: tuple[str, ...], rows: slice, where: str) -> dict[str, npt.NDArray[Any]]:
         if not self._arrays:
-            self._arrays = dict(open_store(self._path).arrays())
+            self._arrays = dict(open_arrays(open_store(self._path), str(self._path)))
         try:
             return {name: self._arrays[name][rows] for name in names}
         except KeyError as error:
@@ -93,8 +95,10 @@ class TeacherReader:
                 f"{self._path}: has no array {error}; made by an earlier version, make it again "
                 "with 'predict-teacher --force'"
             ) from error
-        except (ValueError, RuntimeError, IndexError, OSError) as error:
+        except (
+            ValueError, RuntimeError, IndexError, OSError, TypeError, ArithmeticError, MemoryError
+        ) as error:  # fmt: skip
             raise StoreError(
                 f"{self._path}: {where} cannot be read "
-                f"({' '.join(str(error).split())}); run 'inspect-shards verify {self._path}'"
+                f"({why(error)}); run 'inspect-shards verify {self._path}'"
             ) from error

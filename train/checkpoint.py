@@ -24,10 +24,13 @@ from torch import nn
 
 from pipeline.columns import file_sha256
 from pipeline.errors import StoreError
+from pipeline.found_values import shown, why
 
 FORMAT = 1
 """Version of the folder's layout, in `checkpoint.json`."""
 _ABOUT, _STATE, _DONE = "checkpoint.json", "state.pt", "done"
+_FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FOLDER = re.compile(r"step-(\d{8,})")
 Weights = dict[str, torch.Tensor]
 
@@ -153,7 +156,7 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
         StoreError: If it is incomplete, damaged, or of another format; the message names the file.
     """
     try:
-        expected = (folder / _DONE).read_text(encoding="utf-8").strip()
+        expected = (folder / _DONE).read_text(encoding="utf-8", errors="replace").strip()
         found = file_sha256(folder / _ABOUT)
     except OSError as error:
         raise StoreError(
@@ -161,14 +164,37 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
         ) from error
     if found != expected:
         raise StoreError(f"{folder / _ABOUT}: sha256 {expected} expected, found {found}")
-    about: dict[str, Any] = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-    if about["format"] != FORMAT:
-        raise StoreError(f"{folder}: checkpoint format {FORMAT} expected, found {about['format']}")
+    about = _read_about(folder)
     for name, expected in about["files"].items():
         path = folder / name
         found = file_sha256(path) if path.exists() else "no file"
         if found != expected:
             raise StoreError(f"{path}: sha256 {expected} expected, found {found}")
+    return about
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """Read `checkpoint.json` and check its structure; no name in it leads out of the folder."""
+    path = folder / _ABOUT
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: not readable JSON ({why(error)})") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else about
+        raise StoreError(f"{folder}: checkpoint format {FORMAT} expected, found {shown(found)}")
+    kinds = {"step": int, "files": dict, "about": dict}
+    for key, kind in kinds.items():
+        if not isinstance(about.get(key), kind):
+            raise StoreError(
+                f"{path}: expected {key} as {kind.__name__}, found {shown(about.get(key))}"
+            )
+    for name, digest in about["files"].items():
+        if not _FILE.fullmatch(name) or not _SHA256.fullmatch(str(digest)):
+            raise StoreError(
+                f"{path}: expected names of files beside it and their sha256, found "
+                f"{shown(name)}: {shown(digest)}"
+            )
     return about
 
 
@@ -198,8 +224,8 @@ def load_weights_file(path: Path) -> Weights:
     """
     try:
         return load_file(path, device="cpu")
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path}: not a readable safetensors file ({error})") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise StoreError(f"{path}: not a readable safetensors file ({why(error)})") from error
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -224,6 +250,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise StoreError(f"{folder / _STATE}: holds other than tensors and plain values") from error
+    except Exception as error:  # damaged bytes raise anything
+        raise StoreError(f"{folder / _STATE}: damaged ({type(error).__name__})") from error
     return Checkpoint(step=about["step"], weights=weights, state=state, about=about["about"])
 
 

@@ -1,15 +1,19 @@
 """Shell: compare an evaluation with another one, by what was recorded of each."""
 
+import re
 from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.columns import file_sha256
 from pipeline.config import to_plain
 from pipeline.errors import StoreError
+from pipeline.found_values import shown
 from pipeline.places import Place
 from pipeline.records import read_json
 from train.config import EvaluateConfig
 from train.outcomes import Outcomes, common, compare, load_outcomes
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
 def compare_with(
@@ -36,11 +40,14 @@ def compare_with(
         StoreError: If the other has not evaluated this split, on these data.
     """
     document, other = stored_outcomes(metrics, split)
-    if document["inputs"]["manifest"] != result["inputs"]["manifest"]:
+    inputs = document.get("inputs")
+    manifest = inputs.get("manifest") if isinstance(inputs, dict) else None
+    if manifest != result["inputs"]["manifest"]:
+        is_plain = isinstance(manifest, str) and _NAME.fullmatch(manifest)
+        named = str(manifest)[:16] if is_plain else shown(manifest)
         raise StoreError(
-            f"{metrics}: evaluated on other data (manifest "
-            f"{document['inputs']['manifest'][:16]}, here {result['inputs']['manifest'][:16]}); "
-            f"only runs on the same data can be compared"
+            f"{metrics}: evaluated on other data (manifest {named}, here "
+            f"{result['inputs']['manifest'][:16]}); only runs on the same data can be compared"
         )
     protocols = [name for name in outcomes.protocols if name in other.protocols]
     if not protocols:
@@ -69,8 +76,13 @@ def stored_outcomes(metrics: Place, split: str) -> tuple[dict[str, Any], Outcome
             f"{metrics}: no evaluation of {split!r} with its sentences; run 'evaluate-student "
             f"--split {split}' there"
         )
-    path = metrics.parent / PurePosixPath(str(kept["file"])).name
-    if not path.exists() or file_sha256(path) != kept["sha256"]:
+    name = PurePosixPath(str(kept["file"])).name
+    if not _NAME.fullmatch(name):
+        raise StoreError(
+            f"{metrics}: expected the name of a file beside it, found {shown(kept['file'])}"
+        )
+    path = metrics.parent / name
+    if not path.is_file() or file_sha256(path) != kept["sha256"]:
         raise StoreError(
             f"{path}: missing or damaged (sha256 differs); run 'evaluate-student --split {split}'"
         )

@@ -47,7 +47,13 @@ def open_rows(folder: Place) -> "ShardRows | None":
         The rows; None if the array is laid out otherwise than `pipeline.store` does, which zarr
         can read all the same.
     """
-    about = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
+    try:
+        return _rows_of(folder, json.loads((folder / "zarr.json").read_text(encoding="utf-8")))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _rows_of(folder: Place, about: Any) -> "ShardRows | None":
     codecs = about["codecs"]
     if [codec["name"] for codec in codecs] != ["sharding_indexed"]:
         return None
@@ -126,7 +132,7 @@ class ShardRows:
             return None
         try:
             return bytes(Zstd().decode(packed))
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise ValueError(f"shard {shard}: chunk {chunk} is damaged ({error})") from error
 
     def _of_file(self, path: Path, shard: int, chunk: int) -> bytes | None:

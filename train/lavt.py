@@ -76,6 +76,9 @@ class LavtConfig:
                 f"lavt: depths, num_heads and fusion_heads name one number per stage, got "
                 f"{self.depths}, {self.num_heads} and {self.fusion_heads}"
             )
+        sizes = (self.image_size, self.patch_size, self.embed_dim, self.text_dim, self.text_heads)
+        if min(*sizes, *self.depths, *self.num_heads, *self.fusion_heads, 1) < 1:
+            raise ConfigError("lavt: sizes, depths and heads are 1 or more, got a smaller one")
         for dim, heads, fusion in zip(
             self.stage_dims, self.num_heads, self.fusion_heads, strict=True
         ):

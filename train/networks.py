@@ -4,13 +4,14 @@ Shape letters: B batch, K classes, H W pixels of the image, h w pixels of the lo
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.config import parse_config, to_plain
 from pipeline.errors import ConfigError
 from train.clipseg import CLIPSEG_SIZES, ClipSeg, ClipSegConfig
 from train.lavt import LAVT_SIZES, Lavt, LavtConfig
@@ -55,11 +56,11 @@ def _look_up(
     if size not in sizes:
         raise ConfigError(f"{name}: size is one of {sorted(sizes)}, got {size!r}")
     found: Any = sizes[size]
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in (options or {}).items()}
-    unknown = set(values) - {field.name for field in fields(found)}
+    unknown = set(options or {}) - {field.name for field in fields(found)}
     if unknown:
         raise ConfigError(f"{name}: no such option: {', '.join(sorted(unknown))}")
-    return cast("ConfigT", replace(found, **values))
+    values = to_plain(found) | dict(options or {})
+    return cast("ConfigT", parse_config(type(found), values, f"{name} options"))
 
 
 def lavt_config(size: str = "toy", options: Options | None = None) -> LavtConfig:

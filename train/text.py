@@ -16,6 +16,7 @@ from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoTokenizer, BertTokenizer
 
 from pipeline.errors import ConfigError
+from pipeline.found_values import why
 from pipeline.records import atomic_write
 
 MAX_TOKENS = 20
@@ -130,7 +131,10 @@ def load_text_encoder(source: str | Path, max_tokens: int = MAX_TOKENS) -> TextE
 
 
 def _from_vocabulary(path: Path) -> BertTokenizer:
-    tokens = path.read_text(encoding="utf-8").splitlines()
+    try:
+        tokens = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not readable as UTF-8 text ({why(error)})") from error
     missing = [token for token in SPECIAL_TOKENS if token not in tokens]
     if missing or tokens[0] != SPECIAL_TOKENS[0]:
         raise ConfigError(f"{path}: a vocabulary begins with [PAD] and holds {SPECIAL_TOKENS}")

@@ -71,11 +71,15 @@ def source_sha256(config: ImportConfig) -> str:
     digest = hashlib.sha256(f"masks {VERSION} {config.format}".encode())
     try:
         if config.format == "coco":
+            if not config.path.is_file():  # a pipe would be waited for
+                raise ConfigError(f"{config.path} cannot be read (no file); check the path")
             digest.update(file_sha256(config.path).encode())
             return digest.hexdigest()
         files = sorted(_mask_files(config.path))
         for name, file in files:
             digest.update(f" {len(name)} ".encode() + name + file_sha256(file).encode())
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{config.path} cannot be read ({reason}); check the path") from error

@@ -1,6 +1,7 @@
 """Find the file that belongs to an image in a folder of one file per image, and read it."""
 
 import json
+import os
 import posixpath
 from collections import Counter
 from dataclasses import dataclass
@@ -97,7 +98,8 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(min(size, MAX_FILE_BYTES) + 1)  # makes room for all of it at once
     except OSError as error:
         raise ItemError(f"{path} cannot be read ({error.strerror})") from error
     if len(content) > MAX_FILE_BYTES:

@@ -42,6 +42,8 @@ def scan_sections(path: Path, wanted: tuple[str, ...]) -> Iterator[Element]:
         ConfigError: If it cannot be read, is no JSON object of these keys, repeats a key, ends
             early, or has an element of more than 64 MiB.
     """
+    if not path.is_file():  # a pipe would be waited for
+        raise ConfigError(f"{path} cannot be read (no file); check the path")
     try:
         with path.open("rb") as file:
             yield from _sections(_Scanner(file, path), wanted)

@@ -5,6 +5,7 @@
 (N, 2), (x, y) in pixels.
 """
 
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,14 @@ import numpy.typing as npt
 from pipeline.errors import ItemError
 from pipeline.exchange.image_files import MAX_FILE_BYTES, open_image_files
 from pipeline.exchange.runs import Size
-from pipeline.exchange.source import PREDICTED_IOU, Found, FoundMask, MaskSource, Sizes
+from pipeline.exchange.source import (
+    MAX_MASKS,
+    PREDICTED_IOU,
+    Found,
+    FoundMask,
+    MaskSource,
+    Sizes,
+)
 from pipeline.manifest import Manifest
 
 MAX_ARRAY_BYTES = 1 << 30
@@ -40,7 +48,7 @@ def open_npz(path: Path, manifest: Manifest) -> MaskSource:
     def find(row: int, sizes: Sizes) -> Found:
         file = files.file_of(row)
         try:
-            return _found(_read_arrays(file), sizes, file)
+            return _found(_read_arrays(file, sizes), sizes, file)
         except ItemError as error:
             raise ItemError(f"{file}: {error}") from error
 
@@ -114,17 +122,31 @@ def _require(array: npt.NDArray[Any], name: str, expected: str, fits: bool) -> N
         raise ItemError(f"expected {name} as {expected}, found {array.shape} {array.dtype}")
 
 
-def _read_arrays(file: Path) -> dict[str, npt.NDArray[Any]]:
+def _most_values(sizes: Sizes) -> dict[str, int]:
+    """Give the arrays of known names and how many values each can have; a few more are let pass."""
+    pixels = max(height * width for height, width in (sizes.original, sizes.target))
+    rows = max(height * ((width + 7) // 8) for height, width in (sizes.original, sizes.target))
+    masks = 2 * MAX_MASKS  # beyond MAX_MASKS it is `MaskSource.read` that says so
+    return {
+        "masks": masks * pixels,
+        "packed": masks * rows,
+        "size": 2,
+        "predicted_iou": masks,
+        "stability_score": masks,
+        "point": 2 * masks,
+    }
+
+
+def _read_arrays(file: Path, sizes: Sizes) -> dict[str, npt.NDArray[Any]]:
     """Read the arrays of known names; nothing is unpickled, nothing large unpacked."""
-    known = ("masks", "packed", "size", "predicted_iou", "stability_score", "point")
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise ItemError(f"expected at most {MAX_FILE_BYTES} bytes, found more")
         with zipfile.ZipFile(file) as archive:
             members = set(archive.namelist())
             return {
-                name: _read_array(archive, f"{name}.npy")
-                for name in known
+                name: _read_array(archive, f"{name}.npy", most)
+                for name, most in _most_values(sizes).items()
                 if f"{name}.npy" in members
             }
     except ItemError:
@@ -138,7 +160,7 @@ def _read_arrays(file: Path) -> dict[str, npt.NDArray[Any]]:
         ) from error
 
 
-def _read_array(archive: zipfile.ZipFile, member: str) -> npt.NDArray[Any]:
+def _read_array(archive: zipfile.ZipFile, member: str, most: int) -> npt.NDArray[Any]:
     """Read one array after its header was found to be harmless."""
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
@@ -149,12 +171,13 @@ def _read_array(archive: zipfile.ZipFile, member: str) -> npt.NDArray[Any]:
         shape, _, dtype = read_header(stream)
         if dtype.hasobject or dtype.kind not in "biuf":
             raise ItemError(f"expected {member} as plain numbers, found {dtype}")
-        num_bytes = dtype.itemsize
-        for length in shape:  # Python's integers, so that no product overflows
-            num_bytes *= length
+        count = math.prod(shape)  # Python's integers, so that no product overflows
+        num_bytes = dtype.itemsize * count
         if not 0 <= num_bytes <= MAX_ARRAY_BYTES:
             raise ItemError(
                 f"expected at most {MAX_ARRAY_BYTES} bytes in {member}, found {num_bytes} declared"
             )
+        if count > most:
+            raise ItemError(f"expected at most {most} values in {member}, found {count} declared")
     with archive.open(member) as stream:
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))

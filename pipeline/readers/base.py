@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.containment import open_annotations
 from pipeline.data_config import DataConfig
 from pipeline.errors import ManifestError
+from pipeline.found_values import shown, why
 from pipeline.segmentation import Segmentation
 
 
@@ -75,20 +77,39 @@ def texts(value: Any) -> tuple[str, ...]:
         TypeError: If it is anything else.
     """
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise TypeError(f"expected a list of text, found {value!r:.60}")
+        raise TypeError(f"expected a list of text, found {shown(value)}")
     return tuple(value)
+
+
+def one_by_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object of its pairs, as `object_pairs_hook`.
+
+    Raises:
+        ValueError: If a key is given twice; which of the two is meant, nobody can tell.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
+        raise ValueError(f"key {shown(twice)} is given twice")
+    return found
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON annotation file.
 
     Raises:
-        ManifestError: If it is missing or not JSON.
+        ManifestError: If it is missing, no file, not JSON, or has a key twice in one object.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            return json.load(file)
+        with open_annotations(path) as file:
+            text = file.read().decode("utf-8-sig")
+        return json.loads(text, object_pairs_hook=one_by_key)
+    except ManifestError:
+        raise
     except OSError as error:
         raise ManifestError(f"{path} cannot be read ({error.strerror}); check the path") from error
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"expected JSON in {path}, found something else ({error})") from error
+        raise ManifestError(
+            f"expected JSON in {path}, found something else ({why(error)})"
+        ) from error

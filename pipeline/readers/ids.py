@@ -4,7 +4,9 @@ import posixpath
 from pathlib import Path
 from typing import Any
 
+from pipeline.containment import open_annotations
 from pipeline.errors import ManifestError
+from pipeline.found_values import shown, why
 from pipeline.readers.base import read_json
 
 
@@ -24,9 +26,12 @@ def read_image_ids(path: Path) -> tuple[str, ...]:
         ids = _ids_of(read_json(path), path)
     else:
         try:
-            ids = path.read_text(encoding="utf-8-sig").split("\n")
+            with open_annotations(path) as file:
+                ids = file.read().decode("utf-8-sig").split("\n")
+        except ManifestError:
+            raise
         except (OSError, ValueError) as error:
-            raise ManifestError(f"{path} cannot be read as text ({error})") from error
+            raise ManifestError(f"{path} cannot be read as text ({why(error)})") from error
     # Paths are ids of one's own images; the readers spell them without "./" too.
     unique = tuple(dict.fromkeys(posixpath.normpath(name.strip()) for name in ids if name.strip()))
     if not unique:
@@ -35,11 +40,17 @@ def read_image_ids(path: Path) -> tuple[str, ...]:
 
 
 def _ids_of(document: Any, path: Path) -> list[str]:
-    try:
-        if isinstance(document, dict):
-            return [str(entry["iid"]) for entry in document["train"]]
-        if isinstance(document, list) and all(isinstance(name, str | int) for name in document):
-            return [str(name) for name in document]
-    except (KeyError, TypeError) as error:
-        raise ManifestError(f"expected a released split in {path}, found no {error}") from error
-    raise ManifestError(f"expected a list of image ids or a released split in {path}")
+    names = document
+    if isinstance(document, dict):
+        entries = document.get("train")
+        if not isinstance(entries, list):
+            raise ManifestError(f"expected a released split in {path}, found no list 'train'")
+        names = [entry.get("iid") if isinstance(entry, dict) else None for entry in entries]
+    if not isinstance(names, list):
+        raise ManifestError(f"expected a list of image ids or a released split in {path}")
+    for name in names:
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise ManifestError(
+                f"expected image ids as text or integers in {path}, found {shown(name)}"
+            )
+    return [str(name) for name in names]

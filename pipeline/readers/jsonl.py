@@ -13,7 +13,8 @@ from typing import Any
 
 from pipeline.data_config import DataConfig
 from pipeline.errors import ItemError, ManifestError
-from pipeline.readers.base import Failure, Progress, Record, Source, texts
+from pipeline.found_values import shown, why
+from pipeline.readers.base import Failure, Progress, Record, Source, one_by_key, texts
 
 KEYS = ("image", "expressions", "expression", "segmentation", "split", "id", "category")
 
@@ -52,11 +53,12 @@ def _records(path: Path) -> Iterator[Record | Failure]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if text:
-                    yield _record(json.loads(text), number, where)
+                    entry = json.loads(text, object_pairs_hook=one_by_key)
+                    yield _record(entry, number, where)
             except ItemError as error:
                 yield Failure(item=where, file=path.name, reason=str(error))
             except (ValueError, RecursionError) as error:
-                reason = f"expected one JSON object in UTF-8, found another text ({error})"
+                reason = f"expected one JSON object in UTF-8, found another text ({why(error)})"
                 yield Failure(item=where, file=path.name, reason=reason)
 
 
@@ -65,11 +67,11 @@ def _record(entry: Any, number: int, where: str) -> Record:
         raise ItemError(f"expected a JSON object, found {type(entry).__name__}")
     unknown = [key for key in entry if key not in KEYS]
     if unknown:
-        raise ItemError(f"unknown key {unknown[0]!r:.60}; known are {', '.join(KEYS)}")
+        raise ItemError(f"unknown key {shown(unknown[0])}; known are {', '.join(KEYS)}")
     image = _text(entry, "image", None)
     identity = entry.get("id", f"line-{number}")
     if not isinstance(identity, str | int) or isinstance(identity, bool):
-        raise ItemError(f"expected text or an integer as id, found {identity!r:.60}")
+        raise ItemError(f"expected text or an integer as id, found {shown(identity)}")
     image = posixpath.normpath(image)
     return Record(
         image=image,
@@ -95,7 +97,7 @@ def _claimed_size(segmentation: Any) -> tuple[int, int] | None:
 def _text(entry: dict[str, Any], key: str, default: str | None) -> str:
     value = entry.get(key, default)
     if not isinstance(value, str) or (default is None and not value):
-        found = "none" if value is None else f"{value!r:.60}"
+        found = "none" if value is None else shown(value)
         raise ItemError(f"expected text as {key}, found {found}")
     return value
 

@@ -7,8 +7,12 @@ from typing import Any
 
 from pipeline.data_config import DataConfig
 from pipeline.errors import ManifestError
+from pipeline.found_values import shown, why
 from pipeline.readers.base import Failure, Progress, Record, Source, read_json, texts
 from pipeline.readers.pickles import read_plain_pickle
+
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What looking into another structure than was expected raises; int(inf) is an ArithmeticError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +76,10 @@ def read_instances(path: Path) -> Instances:
             annotations={int(shape["id"]): dict(shape) for shape in document["annotations"]},
             categories={int(kind["id"]): str(kind["name"]) for kind in document["categories"]},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise ManifestError(
             f"expected COCO's images, annotations and categories in {path}, found another "
-            f"structure ({error!r})"
+            f"structure ({type(error).__name__}: {why(error)})"
         ) from error
 
 
@@ -84,11 +88,14 @@ def _records(
 ) -> Iterator[Record | Failure]:
     name = config.annotations.name if config.annotations else ""
     for row, ref in enumerate(refs):
-        where = f"{name}: ref {ref.get('ref_id', f'at position {row}')}"
+        where = f"{name}: ref {shown(ref['ref_id']) if 'ref_id' in ref else f'at position {row}'}"
         try:
             yield _record(ref, instances, config, where)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"expected a ref as REFER has it, found another structure ({error!r})"
+        except DAMAGE as error:
+            reason = (
+                "expected a ref as REFER has it, found another structure "
+                f"({type(error).__name__}: {why(error)})"
+            )
             yield Failure(item=where, file=name, reason=reason)
 
 
@@ -98,17 +105,19 @@ def _record(
     image_number = int(ref["image_id"])
     shape = instances.annotations.get(int(ref["ann_id"]))
     if shape is None or int(shape["image_id"]) != image_number:
-        found = "no such annotation" if shape is None else f"one of image {shape['image_id']}"
+        found = (
+            "no such annotation" if shape is None else f"one of image {shown(shape['image_id'])}"
+        )
         reason = (
-            f"expected annotation {ref['ann_id']} of image {image_number} in instances.json, "
-            f"found {found}; use the instances.json of the same data set"
+            f"expected annotation {shown(ref['ann_id'])} of image {image_number} in "
+            f"instances.json, found {found}; use the instances.json of the same data set"
         )
         return Failure(item=where, file="", reason=reason)
     file_name, size = image_facts(instances, image_number, config.image_pattern)
     return Record(
         image=file_name,
         image_id=str(image_number),
-        object_id=str(ref["ref_id"]),
+        object_id=plain_id(ref["ref_id"]),
         category=instances.categories.get(int(shape["category_id"]), ""),
         split=str(ref["split"]),
         expressions=texts([sentence[config.sentence] for sentence in ref["sentences"]]),
@@ -135,4 +144,18 @@ def image_facts(
     if image is None:
         return pattern % image_number, None
     size = (int(image["height"]), int(image["width"])) if "height" in image else None
-    return str(image.get("file_name") or pattern % image_number), size
+    name = image.get("file_name") or pattern % image_number
+    if not isinstance(name, str):
+        raise TypeError(f"file_name is {shown(name)}")
+    return name, size
+
+
+def plain_id(value: Any) -> str:
+    """Give an id that a file states, text or an integer, as text.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    if not isinstance(value, str | int):
+        raise TypeError(f"expected text or an integer as an id, found {shown(value)}")
+    return str(value)

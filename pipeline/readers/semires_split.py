@@ -10,9 +10,17 @@ from typing import Any
 
 from pipeline.data_config import DataConfig
 from pipeline.errors import ManifestError
+from pipeline.found_values import why
 from pipeline.manifest import SPLITS
 from pipeline.readers.base import Failure, Progress, Record, Source, read_json, texts
-from pipeline.readers.refer import Instances, image_facts, read_instances, read_refs
+from pipeline.readers.refer import (
+    DAMAGE,
+    Instances,
+    image_facts,
+    plain_id,
+    read_instances,
+    read_refs,
+)
 
 
 def read_semires_split(
@@ -38,14 +46,18 @@ def read_semires_split(
     if config.annotations is None or config.images is None:
         raise ManifestError("expected annotations and images, found one missing")
     document = read_json(config.annotations)
-    if not isinstance(document, dict) or not set(document) <= set(SPLITS):
+    if (
+        not isinstance(document, dict)
+        or not set(document) <= set(SPLITS)
+        or not all(isinstance(entries, list) for entries in document.values())
+    ):
         raise ManifestError(
             f"expected a released split with keys of {', '.join(SPLITS)} in {config.annotations}, "
             "found another structure"
         )
     instances = read_instances(config.instances) if config.instances else None
     refs = read_refs(config.refs) if config.refs else []
-    shapes = {ref.get("ref_id"): ref for ref in refs}
+    shapes = {ref["ref_id"]: ref for ref in refs if isinstance(ref.get("ref_id"), int)}
     items = _records(document, shapes, instances, config)
     return Source(image_root=config.images, mask_root=config.images, items=items)
 
@@ -61,30 +73,33 @@ def _records(
         joined: dict[tuple[int, str], list[str]] = {}
         for row, entry in enumerate(document.get(split, [])):
             try:
-                key = (int(entry["iid"]), str(entry["mask_id"]))
+                key = (int(entry["iid"]), plain_id(entry["mask_id"]))
                 joined.setdefault(key, []).extend(texts(entry["refs"]))
-            except (KeyError, TypeError, ValueError) as error:
-                reason = f"expected an entry with iid, refs and mask_id, found another ({error!r})"
+            except DAMAGE as error:
+                reason = (
+                    "expected an entry with iid, refs and mask_id, found another "
+                    f"({type(error).__name__}: {why(error)})"
+                )
                 yield Failure(item=f"{name}: {split}[{row}]", file=name, reason=reason)
         for (image_number, ref_id), sentences in joined.items():
             where = f"{name}: {split} ref {ref_id}"
             try:
                 shape = _shape(ref_id, image_number, shapes, instances)
                 file_name, size = image_facts(instances, image_number, config.image_pattern)
-            except (KeyError, TypeError, ValueError) as error:
-                yield Failure(item=where, file=name, reason=f"the shape is not found ({error})")
-                continue
-            yield Record(
-                image=file_name,
-                image_id=str(image_number),
-                object_id=ref_id,
-                category=_category(shape, instances),
-                split=split,
-                expressions=tuple(sentences),
-                segmentation=shape["segmentation"] if shape else None,
-                size=size,
-                where=where,
-            )
+                yield Record(
+                    image=file_name,
+                    image_id=str(image_number),
+                    object_id=ref_id,
+                    category=_category(shape, instances),
+                    split=split,
+                    expressions=tuple(sentences),
+                    segmentation=shape["segmentation"] if shape else None,
+                    size=size,
+                    where=where,
+                )
+            except DAMAGE as error:
+                reason = f"the shape is not found ({why(error)})"
+                yield Failure(item=where, file=name, reason=reason)
 
 
 def _shape(

@@ -117,7 +117,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"cannot read {path}: {error.strerror}; a checkpoint folder holds it"
         ) from error
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise ConfigError(f"{path} is not JSON ({error}); download it again") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path} holds a JSON object, found {type(found).__name__}")

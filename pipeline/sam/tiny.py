@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.errors import ConfigError
+from pipeline.found_values import why
 from pipeline.torchvision_ops import ensure_importable
 
 ensure_importable()
@@ -307,7 +308,9 @@ def load_vit_tiny_demo(path: Path = WEIGHTS) -> Any:
     try:
         sam.load_state_dict(load_file(path), strict=True)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"cannot read the weights of vit_tiny_demo at {path}: {error}") from error
+        raise ConfigError(
+            f"cannot read the weights of vit_tiny_demo at {path}: {why(error)}"
+        ) from error
     except RuntimeError as error:
         raise ConfigError(f"{path} does not hold the weights of vit_tiny_demo") from error
     return sam

@@ -94,8 +94,9 @@ def read_torch_file(path: Path) -> Any:
     except Exception as error:  # damaged bytes can end in any exception of the unpickler
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named is not None:
+            name = named[1].rstrip(".")[:80]
             raise StoreError(
-                f"{path}: refused: it names {named[1].rstrip('.')!r}, and to build that is to run "
+                f"{path}: refused: it names {name!r}, and to build that is to run "
                 f"code; only tensors, plain values and argparse.Namespace are read, nothing was run"
             ) from error
         reason = next(iter(str(error).splitlines()), "")[:120]
@@ -130,7 +131,7 @@ def _from_hub(name: str) -> tuple[Path, Path | None]:
 def _read_description(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path}: not readable JSON ({error})") from error
     if not isinstance(document, dict):
         raise StoreError(f"{path}: expected a mapping, found {type(document).__name__}")

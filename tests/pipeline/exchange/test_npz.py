@@ -147,6 +147,7 @@ def header(shape, dtype="|b1"):
         (header((0, 2**70)), "plain arrays|masks"),
         (header((-5, -5)), "plain arrays"),
         (header((-5, 5)), "found -25 declared"),
+        (header((10**9,)), "at most 983040 values in masks.npy, found 1000000000 declared"),
         (header((2, 10, 12)), "plain arrays"),  # nothing behind it
         (header((2, 10, 12), "V8"), "plain numbers"),
         (header((2, 10, 12), [("a", "|O")]), "plain numbers"),
