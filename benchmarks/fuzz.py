@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from tests.fuzz.awaited import AWAITED
 from tests.fuzz.mutations import mutated
 from tests.fuzz.readers import READERS, fresh, outcome, seeds_of
 
@@ -42,7 +41,6 @@ class Found:
     accepted: int = 0
     refused: int = 0
     crashed: int = 0
-    awaited: int = 0
     crashes: list[dict[str, str]] = field(default_factory=list)
     """Case and what happened, the first `_MAX_ALIKE` of those that are alike."""
     longest_ms: float = 0.0
@@ -114,9 +112,7 @@ def _run_cases(
         worked = time.process_time() - worked  # others may use the machine too
         if not crash and worked > MAX_SECONDS:
             crash = f"slow: {worked:.1f} s"
-        if crash and name in AWAITED:
-            found.awaited += 1
-        elif crash:
+        if crash:
             found.crashed += 1
             alike = [one for one in found.crashes if _kind(one["what"]) == _kind(crash)]
             if len(alike) < _MAX_ALIKE:
@@ -189,7 +185,7 @@ def _run_part(
 
 def _add(total: Found, part: Found) -> None:
     """Add up two parts."""
-    for key in ("cases", "accepted", "refused", "crashed", "awaited", "crashes"):
+    for key in ("cases", "accepted", "refused", "crashed", "crashes"):
         setattr(total, key, getattr(total, key) + getattr(part, key))
     total.longest_ms = max(total.longest_ms, part.longest_ms)
     total.memory_mib = max(total.memory_mib, part.memory_mib)
@@ -229,8 +225,8 @@ def keep_crashes(name: str, found: Found, count: int, seed: int, out: Path) -> N
 
 def table(results: dict[str, Found]) -> Iterator[str]:
     """Give the lines of a table, one a reader."""
-    yield "| reader | cases | accepted | refused | crashed | awaited | longest, ms | memory, MiB |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| reader | cases | accepted | refused | crashed | longest, ms | memory, MiB |"
+    yield "|---|---|---|---|---|---|---|"
     total = Found()
     for name, found in results.items():
         yield _line(name, found)
@@ -239,7 +235,7 @@ def table(results: dict[str, Found]) -> Iterator[str]:
 
 
 def _line(name: str, found: Found) -> str:
-    figures = (found.cases, found.accepted, found.refused, found.crashed, found.awaited)
+    figures = (found.cases, found.accepted, found.refused, found.crashed)
     texts = [*map(str, figures), f"{found.longest_ms:.0f}", f"{found.memory_mib:.0f}"]
     return f"| {name} | {' | '.join(texts)} |"
 

@@ -12,8 +12,8 @@ from pipeline.cells import Cells, pack_membership, unpack_membership
 from pipeline.errors import StoreError
 from pipeline.found_values import why
 from pipeline.places import Place
-from pipeline.store import PAYLOAD_CHUNK_BYTES, ArraySpec, open_store
-from pipeline.zarr_limits import open_arrays
+from pipeline.records import open_planned
+from pipeline.store import PAYLOAD_CHUNK_BYTES, ArraySpec
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -181,7 +181,7 @@ class CandidateReader:
 
     def _open(self) -> dict[str, Any]:
         if not self._arrays:
-            self._arrays = dict(open_arrays(open_store(self._path), str(self._path)))
+            self._arrays = dict(open_planned(self._path))
         return self._arrays
 
     def _read(self, row: int, cells: npt.NDArray[np.uint16] | None = None) -> Candidates | None:

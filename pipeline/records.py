@@ -6,10 +6,12 @@ result and its fingerprint, and the done records of the shards.
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import zarr
 
 from pipeline.config import differences, fingerprint, to_plain
 from pipeline.done_records import DoneRecord as DoneRecord
@@ -34,7 +36,8 @@ from pipeline.json_files import sync_folder as sync_folder
 from pipeline.json_files import write_json as write_json
 from pipeline.locks import run_lock as run_lock
 from pipeline.places import Place, has_files, is_local, remove_tree
-from pipeline.store import ArraySpec
+from pipeline.store import ArraySpec, open_store
+from pipeline.zarr_limits import open_arrays, specs_of_plan
 
 PLAN_FORMAT = 1
 
@@ -112,6 +115,20 @@ def stored_plan(store: Place, made_by: str) -> dict[str, Any]:
     ):
         raise StoreError(f"{path}: damaged; delete it and run '{made_by}'")
     return document
+
+
+def open_planned(store: Place) -> dict[str, zarr.Array[Any]]:
+    """Open all arrays of a store by name; they have to be those of its plan, where it has one.
+
+    Raises:
+        StoreError: If there is no store, or its metadata asks for what no stage writes.
+    """
+    specs, num_rows = None, None
+    with suppress(StoreError):  # a store that was copied without its records has none
+        plan = stored_plan(store, "the stage that makes it")["plan"]
+        specs = specs_of_plan(plan)
+        num_rows = plan["num_items"] if type(plan.get("num_items")) is int else None
+    return open_arrays(open_store(store), str(store), specs, num_rows)
 
 
 def write_plan(plan: Plan, metadata: dict[str, str]) -> None:

@@ -13,13 +13,12 @@ from pipeline.errors import SemiresError, StoreError
 from pipeline.places import Place, is_local, names_in
 from pipeline.records import (
     DoneRecord,
+    open_planned,
     read_all_done,
     read_json,
     records_folder,
     stored_plan,
 )
-from pipeline.store import open_store
-from pipeline.zarr_limits import open_arrays
 
 _SUFFIXES = (".zarr", ".stage")
 DAMAGE = (ValueError, RuntimeError, OSError, LookupError, TypeError, AttributeError,
@@ -127,7 +126,7 @@ def read_arrays(store: Place) -> dict[str, zarr.Array[Any]]:
         StoreError: If the store or one of its zarr.json is missing or damaged.
     """
     with one_line(str(store), store):
-        return open_arrays(open_store(store), str(store))
+        return open_planned(store)
 
 
 def read_layout(store: Place) -> Layout:

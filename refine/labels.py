@@ -16,8 +16,8 @@ from pipeline.cells import BoolArray
 from pipeline.errors import StoreError
 from pipeline.found_values import why
 from pipeline.places import Place
+from pipeline.records import open_planned
 from pipeline.store import ArraySpec, open_store
-from pipeline.zarr_limits import open_arrays
 from refine.choice import Refined
 from refine.strategies import STRATEGIES
 
@@ -159,12 +159,11 @@ class LabelReader:
     def _open(self) -> None:
         if self._arrays:
             return
-        group = open_store(self.path)
-        arrays: dict[str, Any] = dict(open_arrays(group, str(self.path)))
+        arrays: dict[str, Any] = dict(open_planned(self.path))
         names = arrays.keys() - {"mask", "weight"}
         try:
             self._scalars = {name: arrays[name][:] for name in names}
-            names_of_codes: Any = group.attrs["strategies"]
+            names_of_codes: Any = open_store(self.path).attrs["strategies"]
             self._strategies = tuple(str(name) for name in names_of_codes)
         except _DAMAGE as error:
             raise StoreError(

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from pipeline.errors import StoreError
 from pipeline.found_values import why
 from pipeline.places import Place
-from pipeline.store import ArraySpec, open_store
-from pipeline.zarr_limits import open_arrays
+from pipeline.records import open_planned
+from pipeline.store import ArraySpec
 from refine.upsample import sigmoid
 
 LOGIT_LIMIT = 60_000.0  # float16 ends at 65 504
@@ -87,7 +87,7 @@ class TeacherReader:
 
     def _read(self, names: tuple[str, ...], rows: slice, where: str) -> dict[str, npt.NDArray[Any]]:
         if not self._arrays:
-            self._arrays = dict(open_arrays(open_store(self._path), str(self._path)))
+            self._arrays = dict(open_planned(self._path))
         try:
             return {name: self._arrays[name][rows] for name in names}
         except KeyError as error:
