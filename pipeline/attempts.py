@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pipeline.errors import StoreError
 from pipeline.json_files import atomic_write, read_json
-from pipeline.places import Place, is_local
+from pipeline.places import Place, delete, is_local
 from pipeline.store import space_needed
 
 MAX_ATTEMPTS = 3
@@ -62,4 +62,4 @@ def write_attempts(store: Place, shard: int, attempts: Attempts) -> None:
 
 def forget_attempts(store: Place, shard: int) -> None:
     """Forget a shard's attempts, once it is done."""
-    attempts_path(store, shard).unlink(missing_ok=True)
+    delete(attempts_path(store, shard))

@@ -7,7 +7,7 @@ from pipeline.attempts import Attempts, write_attempts
 from pipeline.columns import file_sha256
 from pipeline.errors import ManifestError, StoreError
 from pipeline.manifest import load_manifest
-from pipeline.places import Place, is_local, reason_of
+from pipeline.places import Place, has_files, is_local, is_on_the_way, reason_of
 from pipeline.records import (
     done_path,
     read_all_done,
@@ -72,7 +72,7 @@ def verify_all(path: Place) -> list[Report]:
     """
     if (path / "zarr.json").exists() or plan_path(path).exists():
         return [verify_store(path)]
-    reports = [verify_manifest(path / "manifest")] if (path / "manifest").is_dir() else []
+    reports = [verify_manifest(path / "manifest")] if has_files(path / "manifest") else []
     reports += [verify_store(store) for store in stores_below(path)]
     students = [*path.glob("round-*/student"), *path.glob("calibration/fold-*/student")]
     reports += [verify_student(folder) for folder in sorted(students, key=str)]
@@ -152,6 +152,8 @@ def _differing(folder: Place, hashes: dict[str, str]) -> Iterator[tuple[str, str
             if file_sha256(folder / name) != expected:
                 yield name, "sha256 differs"
         except OSError as error:
+            if is_on_the_way(folder, error):
+                raise
             yield name, f"cannot be read ({reason_of(error)})"
 
 

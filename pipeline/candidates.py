@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.cells import Cells, pack_membership, unpack_membership
 from pipeline.errors import StoreError
 from pipeline.found_values import why
-from pipeline.places import Place
+from pipeline.places import Place, is_on_the_way
 from pipeline.records import open_planned
 from pipeline.store import PAYLOAD_CHUNK_BYTES, ArraySpec
 
@@ -174,6 +174,8 @@ class CandidateReader:
         except (
             ValueError, RuntimeError, LookupError, OSError, TypeError, ArithmeticError, MemoryError
         ) as error:  # fmt: skip
+            if isinstance(error, OSError) and is_on_the_way(self._path, error):
+                raise
             raise StoreError(
                 f"{self._path}: {where} cannot be read ({why(error)}); "
                 f"run 'inspect-shards verify {self._path}'"

@@ -9,6 +9,7 @@ from pipeline.commands import (
     CONTEXT,
     EXIT_ERROR,
     MAX_FAILURES_SHOWN,
+    DiskFile,
     PlaceType,
     Settings,
     finish_stage,
@@ -172,7 +173,7 @@ ROWS = click.option(
 )
 OUT = click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=DiskFile(),
     required=True,
     help="File to write; it is replaced if it is there, and its folder is made.",
 )

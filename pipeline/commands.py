@@ -28,6 +28,7 @@ from pipeline.places import Place, reaching, redacted
 from pipeline.preparation import growth_of
 from pipeline.records import FailedItem, Plan
 from pipeline.runner import Replace, StageSummary, check_plan, pending_shards, shards_of
+from pipeline.verb_options import DiskFile as DiskFile
 from pipeline.verb_options import PlaceType as PlaceType
 from pipeline.verb_options import engine_options as engine_options
 from pipeline.verb_options import run_options as run_options

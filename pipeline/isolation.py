@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pipeline.attempts import MAX_ATTEMPTS, Attempts
 from pipeline.errors import SemiresError, StoreError
+from pipeline.places import redacted
 from pipeline.shards import FailsRows, ShardResult, Work, join_results
 from pipeline.store import ArraySpec
 
@@ -190,7 +191,7 @@ def serve(task: Path, answers: int) -> None:
         except SemiresError as error:
             result = error
         except Exception as error:
-            result = Death(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            result = Death(redacted(f"{type(error).__name__}: {' '.join(str(error).split())}"))
         task.with_name("result").write_bytes(pickle.dumps(result))
         os.write(answers, b"1")
 

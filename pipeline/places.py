@@ -28,6 +28,7 @@ Place: TypeAlias = Path | UPath
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_USER_OF_URL = re.compile(r"://[^/@\s]+@")
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}  # others write at the same time
 _LIBRARIES = (
     "botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "google", "adlfs", "azure", "fsspec",
@@ -269,7 +270,7 @@ def redacted(text: str) -> str:
     """Replace every credential that this process knows of by `***`."""
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return text
+    return _USER_OF_URL.sub("://***@", text)
 
 
 def _secrets() -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pipeline.errors import StoreError
 from pipeline.growth import grow_store, has_grown
 from pipeline.locks import Part
-from pipeline.places import create_once
+from pipeline.places import create_once, is_local
 from pipeline.records import (
     Plan,
     begun_shards,
@@ -151,8 +151,9 @@ def _one_at_a_time(plan: Plan) -> Iterator[None]:
     """Let one part of a static run look after the store: who creates a file, which only one can."""
     claim = records_folder(plan.store) / "preparing"
     waited_until = time.monotonic() + PREPARE_SECONDS
+    # Whoever holds it longer is gone: nobody needs two minutes.
     while not create_once(claim, b"") and time.monotonic() < waited_until:
-        time.sleep(0.1)  # beyond two minutes whoever held it is gone: nobody needs that long
+        time.sleep(0.1 if is_local(claim) else 2.0)  # a thousand parts ask the same object store
     try:
         yield
     finally:

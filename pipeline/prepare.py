@@ -28,7 +28,7 @@ from pipeline.manifest import (
     place_manifest,
     read_description,
 )
-from pipeline.places import Place, is_local, remove_tree
+from pipeline.places import Place, is_local, is_on_the_way, remove_tree
 from pipeline.readers import READERS
 from pipeline.readers.base import Failure, Progress
 from pipeline.readers.ids import read_image_ids
@@ -278,7 +278,9 @@ def _images_are_as_recorded(manifest: Manifest) -> bool:
             file_sha256(manifest.image_file(row)) == manifest.image_sha256[row]
             for row in range(manifest.num_images)
         )
-    except (OSError, ItemError):
+    except (OSError, ItemError) as error:
+        if isinstance(error, OSError) and is_on_the_way(manifest.image_root, error):
+            raise
         return False
 
 

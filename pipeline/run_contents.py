@@ -10,7 +10,7 @@ import zarr
 
 from pipeline.config import fingerprint as fingerprint_of
 from pipeline.errors import SemiresError, StoreError
-from pipeline.places import Place, is_local, names_in
+from pipeline.places import Place, has_files, is_local, names_in
 from pipeline.records import (
     DoneRecord,
     open_planned,
@@ -116,7 +116,7 @@ def verb_of(store: Place) -> str:
 def run_dir_of(path: Place) -> Place | None:
     """Give the run directory that a path is or lies in; None if there is no manifest above it."""
     place = path.resolve()
-    return next((up for up in (place, *place.parents) if (up / "manifest").is_dir()), None)
+    return next((up for up in (place, *place.parents) if has_files(up / "manifest")), None)
 
 
 def read_arrays(store: Place) -> dict[str, zarr.Array[Any]]:

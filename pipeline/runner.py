@@ -12,7 +12,7 @@ from pipeline.attempts import Attempts, forget_attempts, read_attempts, write_at
 from pipeline.engines import Engine, run_tasks
 from pipeline.errors import SemiresError, StoreError
 from pipeline.isolation import GivenUpError, isolate, probing
-from pipeline.places import reaching
+from pipeline.places import delete, reaching
 from pipeline.preparation import Replace as Replace
 from pipeline.preparation import check_plan as check_plan
 from pipeline.preparation import prepared
@@ -250,7 +250,8 @@ def _run_shard(plan: Plan, work: Work, shard: int, max_seconds: float | None) ->
     before = read_attempts(plan.store, shard)
     write_attempts(plan.store, shard, Attempts(shard=before.shard + 1, items=before.items))
     try:
-        receipt = _compute_and_write(plan, work, shard, before, max_seconds)
+        with reaching(plan.store):  # here, too: trouble on the way is no fault of the items
+            receipt = _compute_and_write(plan, work, shard, before, max_seconds)
     except GivenUpError as error:
         return Receipt(shard=shard, problem=f"shard {shard}: {error}")
     except (SemiresError, KeyboardInterrupt):
@@ -260,15 +261,21 @@ def _run_shard(plan: Plan, work: Work, shard: int, max_seconds: float | None) ->
     return receipt
 
 
+def _compute(plan: Plan, work: Work, rows: range) -> ShardResult:
+    """Compute rows; trouble with the object store is about all items, never about one."""
+    with reaching(plan.store):
+        return work(rows)
+
+
 def _compute_and_write(
     plan: Plan, work: Work, shard: int, before: Attempts, max_seconds: float | None
 ) -> Receipt:
     started = time.monotonic()
     rows = plan.rows(shard)
-    done_path(plan.store, shard).unlink(missing_ok=True)
+    delete(done_path(plan.store, shard))
     attempts: dict[str, int] = {}
     if before.exhausted:
-        with probing(work, max_seconds) as probe:
+        with probing(functools.partial(_compute, plan, work), max_seconds) as probe:
             result, attempts = isolate(work, rows, plan.specs, before, probe)
     else:
         with at_most(max_seconds, f"{plan.stage}: shard {shard}"):

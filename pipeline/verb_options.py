@@ -11,7 +11,22 @@ from pipeline.budget import parse_budget
 from pipeline.engines import ENGINES, Engine
 from pipeline.errors import SemiresError
 from pipeline.locks import Part
-from pipeline.places import Place, is_local, place, reaching
+from pipeline.places import Place, is_local, is_url, place, reaching, redacted
+
+
+class DiskFile(click.Path):
+    """A file on a disk, for what a command writes beside a run; a URL is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Turn a text into a path."""
+        if is_url(str(value)):
+            self.fail(
+                "expected a path on a disk, found a URL; copy the file there after", param, ctx
+            )
+        return super().convert(value, param, ctx)
 
 
 class PlaceType(click.ParamType["Place"]):
@@ -39,7 +54,7 @@ class PlaceType(click.ParamType["Place"]):
                     found.is_dir() if self._exists == "folder" else found.is_file()
                 )
         except SemiresError as error:
-            self.fail(str(error), param, ctx)
+            self.fail(redacted(str(error)), param, ctx)
         if not there:
             self.fail(f"expected a {self._exists} at {found}, found none", param, ctx)
         return cast("Place", found)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline.cells import BoolArray
 from pipeline.errors import StoreError
 from pipeline.found_values import why
-from pipeline.places import Place
+from pipeline.places import Place, is_on_the_way
 from pipeline.records import open_planned
 from pipeline.store import ArraySpec, open_store
 from refine.choice import Refined
@@ -143,6 +143,8 @@ class LabelReader:
             weight = self._arrays["weight"][row, :height, :width]
             mask = np.unpackbits(packed, axis=1, count=width).astype(np.bool_)
         except _DAMAGE as error:
+            if isinstance(error, OSError) and is_on_the_way(self.path, error):
+                raise
             raise StoreError(
                 f"{self.path}: row {row} cannot be read ({why(error)}); "
                 f"run 'inspect-shards verify {self.path}'"
@@ -166,6 +168,8 @@ class LabelReader:
             names_of_codes: Any = open_store(self.path).attrs["strategies"]
             self._strategies = tuple(str(name) for name in names_of_codes)
         except _DAMAGE as error:
+            if isinstance(error, OSError) and is_on_the_way(self.path, error):
+                raise
             raise StoreError(
                 f"{self.path}: cannot be read ({why(error)}); "
                 f"run 'inspect-shards verify {self.path}'"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.errors import StoreError
 from pipeline.found_values import why
-from pipeline.places import Place
+from pipeline.places import Place, is_on_the_way
 from pipeline.records import open_planned
 from pipeline.store import ArraySpec
 from refine.upsample import sigmoid
@@ -98,6 +98,8 @@ class TeacherReader:
         except (
             ValueError, RuntimeError, IndexError, OSError, TypeError, ArithmeticError, MemoryError
         ) as error:  # fmt: skip
+            if isinstance(error, OSError) and is_on_the_way(self._path, error):
+                raise
             raise StoreError(
                 f"{self._path}: {where} cannot be read "
                 f"({why(error)}); run 'inspect-shards verify {self._path}'"

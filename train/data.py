@@ -13,7 +13,7 @@ from pipeline.errors import ItemError, StoreError
 from pipeline.images import read_image
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
-from pipeline.places import Place, here
+from pipeline.places import Place, here, reaching
 from pipeline.records import FailedItem
 from refine.labels import NO_LABEL, LabelReader
 from refine.strategies import KEEP_LABEL, UNTRAINED
@@ -188,8 +188,13 @@ class _OpenRound:
         self._labels = FastLabelReader(paths.labels(number)) if number else None
         self._squares = SquareCache(self._manifest, source.side, config.cache_bytes)
         self._text: TextEncoder = load_text_encoder(source.vocabulary, config.network.max_tokens)
+        self._run_dir = source.run_dir
 
     def load(self, draw: Draw) -> Sample:
+        with reaching(self._run_dir):  # an object store out of reach is no damage to skip
+            return self._load(draw)
+
+    def _load(self, draw: Draw) -> Sample:
         labelled = draw.stream == LABELLED
         try:
             arrays, row = self._read(draw)

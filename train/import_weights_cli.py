@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands import CONTEXT, Settings, run_options, verb
+from pipeline.commands import CONTEXT, DiskFile, Settings, run_options, verb
 from pipeline.places import Place, is_local
 from train.published.layouts import LAYOUTS
 from train.published.tables import ignored_lines, mapped_lines
@@ -24,7 +24,7 @@ MAX_NAMES = 3
     help="What kind of file it is; told by its names if left out, but for a BERT on the hub.",
 )  # fmt: skip
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE",
+    "--out", type=DiskFile(), metavar="FILE",
     help="The safetensors file to write.  [default: RUN_DIR/weights/KIND.safetensors]",
 )  # fmt: skip
 @click.option(
