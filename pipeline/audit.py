@@ -9,10 +9,11 @@ from pipeline.errors import ManifestError, StoreError
 from pipeline.manifest import load_manifest
 from pipeline.places import Place, has_files, is_local, is_on_the_way, reason_of
 from pipeline.records import (
+    DoneRecord,
+    begun_shards,
     done_path,
     read_all_done,
     read_any_done,
-    read_done,
     read_json,
     records_folder,
     run_lock,
@@ -164,22 +165,32 @@ def verify(store: Place) -> list[ShardState]:
         One state per shard, in order.
     """
     layout = read_layout(store)
-    return [_verify_shard(store, shard, layout.fingerprint) for shard in range(layout.num_shards)]
+    begun = set(begun_shards(store))
+    shards = range(layout.num_shards)
+    records = read_all_done(store, [shard for shard in shards if shard in begun])
+    states = {
+        shard: _verify_shard(store, shard, record, layout.fingerprint) for shard, record in records
+    }
+    return [
+        states.get(shard) or ShardState(shard=shard, state="missing", reason="no done record")
+        for shard in shards
+    ]
 
 
-def _verify_shard(store: Place, shard: int, fingerprint: str) -> ShardState:
-    record = read_done(store, shard, fingerprint)
-    if record is None:
-        present = done_path(store, shard).exists()
-        reason = "done record unreadable or of another plan" if present else "no done record"
-        return ShardState(shard=shard, state="damaged" if present else "missing", reason=reason)
+def _verify_shard(
+    store: Place, shard: int, record: DoneRecord | None, fingerprint: str
+) -> ShardState:
+    """Hash every file of a shard that has a done record, readable or not."""
+    if record is None or record.fingerprint != fingerprint:
+        reason = "done record unreadable or of another plan"
+        return ShardState(shard=shard, state="damaged", reason=reason)
+    try:
+        found = sha256_of_shard([store / name for name in record.files], store)
+    except StoreError as error:
+        return ShardState(shard=shard, state="damaged", reason=str(error))
     for name, entry in record.files.items():
-        try:
-            found = sha256_of_shard([store / name], store)[name]
-        except StoreError as error:
-            return ShardState(shard=shard, state="damaged", reason=str(error))
-        if found != entry:
-            what = "sha256" if found["bytes"] == entry["bytes"] else "length"
+        if found[name] != entry:
+            what = "sha256" if found[name]["bytes"] == entry["bytes"] else "length"
             return ShardState(shard=shard, state="damaged", reason=f"{name}: {what} differs")
     return ShardState(shard=shard, state="done", reason="")
 
@@ -231,7 +242,7 @@ def repair(store: Place, *, failed: bool = False) -> list[ShardState]:
 def _verify_by_records(store: Place) -> list[ShardState]:
     """Hash the files of the shards that have a done record, where the plan is lost."""
     return [
-        _verify_shard(store, shard, "" if record is None else record.fingerprint)
+        _verify_shard(store, shard, record, "" if record is None else record.fingerprint)
         for shard, record in read_all_done(store)
     ]
 
