@@ -5,23 +5,20 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.assemble import Leaks, assemble
+from pipeline.assemble import assemble
 from pipeline.collect import Collection, collect
 from pipeline.columns import file_sha256
 from pipeline.config import differences, to_plain
 from pipeline.data_config import DataConfig as DataConfig
 from pipeline.errors import ItemError, ManifestError
-from pipeline.found_values import why
 from pipeline.local_copies import scratch, upload
 from pipeline.manifest import (
     DESCRIPTION,
-    SPLITS,
     Manifest,
     load_manifest,
     making_manifest,
@@ -29,61 +26,15 @@ from pipeline.manifest import (
     read_description,
 )
 from pipeline.places import Place, is_local, is_on_the_way, remove_tree
+from pipeline.prepare_summary import FAILURES as FAILURES
+from pipeline.prepare_summary import MANIFEST, Summary, facts_of, summary_of
+from pipeline.prepare_summary import read_failures as read_failures
 from pipeline.readers import READERS
 from pipeline.readers.base import Failure, Progress
 from pipeline.readers.ids import read_image_ids
-from pipeline.records import FailedItem
 from pipeline.scenes.write import FORMAT_VERSION
 
-MANIFEST = "manifest"
-FAILURES = "failures.jsonl"
 SCENES = "scenes"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """What a manifest holds, for printing."""
-
-    folder: Place
-    """The manifest folder."""
-    fingerprint: str
-    """Of the manifest."""
-    images: int
-    """Images."""
-    objects: int
-    """Objects."""
-    expressions: int
-    """Expressions."""
-    labelled_images: int
-    """Images whose truth training may use."""
-    labelled_expressions: int
-    """Training expressions on them."""
-    splits: dict[str, int]
-    """Expressions by split; splits without any are left out."""
-    failed: int
-    """Lines of failures.jsonl about things that were left out."""
-    notes: int
-    """Lines of failures.jsonl about things that were converted."""
-    leaking_images: int
-    """Images whose training objects `drop_leaking` left out."""
-    reused: bool
-    """True if the manifest was there already, of the same config and inputs."""
-
-    def __str__(self) -> str:
-        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
-        lines = [
-            f"{self.folder}: {'unchanged' if self.reused else 'written'}",
-            f"{self.images} images, {self.objects} objects, {self.expressions} expressions "
-            f"({splits})",
-            f"labelled: {self.labelled_images} images, {self.labelled_expressions} expressions",
-        ]
-        if self.failed or self.notes:
-            lines.append(
-                f"{self.failed} left out, {self.notes} converted: see {self.folder / FAILURES}"
-            )
-        if self.leaking_images:
-            lines.append(f"{self.leaking_images} images left train: another split holds them")
-        return "\n".join(lines)
 
 
 def prepare_data(
@@ -127,14 +78,14 @@ def prepare_data(
     if (folder if is_local(folder) else folder / DESCRIPTION).exists():
         try:
             _refuse_other(folder, request)
-            summary = _summary(folder, reused=True)
+            summary = summary_of(folder, reused=True)
             if not force or _images_are_as_recorded(load_manifest(folder)):
                 return summary
         except ManifestError:
             if not force:
                 raise
     _write(config, run_dir, request, workers, progress)
-    return _summary(folder, reused=False)
+    return summary_of(folder, reused=False)
 
 
 @contextmanager
@@ -166,29 +117,6 @@ def progress_bar() -> Iterator[Progress]:
             bar.close()
 
 
-def read_failures(run_dir: Place) -> tuple[tuple[FailedItem, ...], tuple[FailedItem, ...]]:
-    """Read what a manifest left out and what it converted.
-
-    Returns:
-        The items that were left out, and those that were converted and kept.
-    """
-    path = run_dir / MANIFEST / FAILURES
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        entries = [Failure(**json.loads(line)) for line in lines]
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ManifestError(f"{path} is damaged ({why(error)}); prepare the data again") from error
-    failed, noted = (
-        tuple(
-            FailedItem(item=f"{entry.item} {entry.file}".strip(), reason=entry.reason)
-            for entry in entries
-            if entry.severity == severity
-        )
-        for severity in ("failed", "note")
-    )
-    return failed, noted
-
-
 def _write(
     config: DataConfig,
     run_dir: Place,
@@ -212,7 +140,7 @@ def _write(
             drop_leaking=config.drop_leaking,
             trial=limit is not None,
         )
-        description = {**request} | _facts(manifest, collection.failures, leaks)
+        description = {**request} | facts_of(manifest, collection.failures, leaks)
         extra = {FAILURES: _lines(collection.failures)}
         moved = work != run_dir and config.reader == "scenes"
         if moved:
@@ -342,39 +270,5 @@ def _at_most(counts: Mapping[str, int], limit: int) -> dict[str, int]:
     return {split: min(count, limit) for split, count in counts.items()}
 
 
-def _facts(manifest: Manifest, failures: list[Failure], leaks: Leaks) -> dict[str, Any]:
-    """Give what `Summary` says beyond the counts of rows, as kept in manifest.json."""
-    expressions = {split: len(manifest.expressions_of(split)) for split in SPLITS}
-    return {
-        "labelled_images": int(manifest.image_labelled.sum()),
-        "labelled_expressions": len(manifest.expressions_of("train", labelled=True)),
-        "splits": {split: count for split, count in expressions.items() if count},
-        "failed": sum(failure.severity == "failed" for failure in failures),
-        "notes": sum(failure.severity == "note" for failure in failures),
-        "leaking": to_plain(leaks),
-    }
-
-
 def _lines(failures: list[Failure]) -> bytes:
     return "".join(json.dumps(to_plain(failure)) + "\n" for failure in failures).encode()
-
-
-def _summary(folder: Place, *, reused: bool) -> Summary:
-    manifest = load_manifest(folder)
-    document = read_description(folder)
-    return Summary(
-        folder=folder,
-        fingerprint=manifest.fingerprint,
-        images=manifest.num_images,
-        objects=manifest.num_objects,
-        expressions=manifest.num_expressions,
-        labelled_images=document["labelled_images"],
-        labelled_expressions=document["labelled_expressions"],
-        splits={
-            split: document["splits"][split] for split in SPLITS if split in document["splits"]
-        },
-        failed=document["failed"],
-        notes=document["notes"],
-        leaking_images=document["leaking"]["images"],
-        reused=reused,
-    )
