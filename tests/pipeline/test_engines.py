@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+from contextvars import Context
 
 import click
 import pytest
@@ -353,7 +354,8 @@ def test_slurm_jobs_do_the_stage(tmp_path, undisturbed, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     with dask.config.set({"jobqueue.slurm.interface": "lo", "jobqueue.slurm.walltime": "00:10:00"}):
-        run(tmp_path, engine=Engine(name="slurm", workers=2))
+        # In a context of its own: workers that are shared are ended with the module's others.
+        Context().run(lambda: run(tmp_path, engine=Engine(name="slurm", workers=2)))
     assert digest(tmp_path / "squares.zarr") == undisturbed
     script = (tmp_path / "jobs").read_text()
     assert "--lifetime 540s --lifetime-stagger 54s" in script
