@@ -17,7 +17,7 @@ from refine.strategies import STRATEGIES
 
 ROUNDS = (1, 2)
 FLOORS = ("pipeline", "refine", "train")
-KILLS = (3.0, 5.0, 7.0, 9.0, 12.0, 15.0, 20.0, 30.0)
+KILLS = (4.0, 7.0, 9.0)
 """Seconds after which an attempt is killed; each comes further than the one before."""
 
 
