@@ -110,8 +110,14 @@ def upload(folder: Path, target: UPath, names: Sequence[str] | None = None) -> N
 
 
 def download(source: UPath, names: Sequence[str], folder: Path) -> None:
-    """Fetch objects into a folder on this machine, many at a time."""
+    """Fetch objects into a folder on this machine, many at a time.
+
+    Raises:
+        StoreError: If a name would lead out of the folder: an object may have any.
+    """
     if names:
         for name in names:
+            if {"", ".", ".."} & set(name.split("/")):
+                raise StoreError(f"{source}: expected names of files, found {name[:200]!r}")
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
         source.fs.get([f"{source.path}/{n}" for n in names], [str(folder / n) for n in names])

@@ -115,3 +115,10 @@ def test_what_is_sent_is_what_is_fetched(folder):
         assert files_below(back) == ["a", "b/d.json"]
         assert (back / "b" / "d.json").read_bytes() == b"b/d.json"
     assert not there.exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "a//x", "./x"])
+def test_no_name_of_an_object_leads_out_of_the_folder(folder, tmp_path, name):
+    with pytest.raises(StoreError, match="expected names of files"):
+        download(folder, ["x.npy", name], tmp_path / "here")
+    assert not (tmp_path / "x").exists()
