@@ -19,6 +19,7 @@ and a task also comes back that merely waited on a worker that died."""
 RESULT_SECONDS = 5.0
 """How long a receipt may take. It lies on its worker: if that dies first, Dask waits for ever, and
 the task is handed out again, to find that it is done."""
+NOTICE_SECONDS = 5.0
 _WINDOW_PER_WORKER = 2
 _COUNT_WORKERS_SECONDS = 5.0
 
@@ -47,7 +48,7 @@ def run_on(
     try:
         yield from _finished(window, tasks, stop)
     except (OSError, CancelledError) as error:
-        if window.is_lost():
+        if window.is_lost(within=NOTICE_SECONDS):
             raise _gone(name) from error
         raise
     finally:
@@ -145,10 +146,21 @@ class _Window:
             raise _gone(self.name)
         self.again_after(RuntimeError("the cluster forgot the task"), task)
 
-    def is_lost(self) -> bool:
-        """Tell whether the connection to the scheduler has ended."""
-        comm = self.client.scheduler_comm
-        return bool(self.client.status != "running" or comm is None or comm.closed())
+    def is_lost(self, within: float = 0.0) -> bool:
+        """Tell whether the connection to the scheduler has ended.
+
+        Args:
+            within: Seconds to wait for that: a receipt's own connection ends with it, and may be
+                noticed first.
+        """
+        limit = time.monotonic() + within
+        while True:
+            comm = self.client.scheduler_comm
+            if self.client.status != "running" or comm is None or comm.closed():
+                return True
+            if time.monotonic() >= limit:
+                return False
+            time.sleep(0.05)
 
     def drain(self) -> None:
         """Drop what has not begun, and await the rest."""

@@ -23,6 +23,7 @@ def test_drivers_killed(tmp_path, rng):
     assert_nothing_lost(faults.kill_drivers(tmp_path, 4, rng), 4)
 
 
+@pytest.mark.slow  # test_whole_job kills the whole job
 def test_stages_killed(finished_run, small_config, tmp_path, rng):
     row = faults.kill_stages(small_config, finished_run[0], tmp_path, 1, rng)
     assert_nothing_lost(row, 1)

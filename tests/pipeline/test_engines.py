@@ -151,6 +151,7 @@ def test_here_an_item_that_hangs_is_isolated_when_started_again(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.dask
 def test_an_item_that_hangs_its_worker_is_given_up_alone(tmp_path, two_workers):
     engine = dataclasses.replace(two_workers, max_shard_seconds=0.7)

@@ -57,8 +57,9 @@ def assert_equal_to_the_original(sam, images, **changes):
     assert min(identical.values()) >= 0.95 * masks
 
 
-def test_generated_images_under_all_options(sam):
-    assert_equal_to_the_original(sam, generated(14))
+@pytest.mark.parametrize("count", [7, pytest.param(14, marks=pytest.mark.slow)])
+def test_generated_images_under_all_options(sam, count):
+    assert_equal_to_the_original(sam, generated(count))
 
 
 def test_segment_anythings_own_classes_under_all_options(original_sam):
