@@ -4,8 +4,8 @@ python -m benchmarks.object_store --items 400 --shard-size 10 --latency 0.02
 
 The null stage (three small arrays) on a disk, on an S3 server of this machine, and on that server
 when every request takes `--latency` seconds longer: time per shard, requests per shard, and the
-seconds in which a run with all done is found to be done. A real stage has more arrays per shard:
-the last table counts the requests of its shards.
+seconds in which a run with all done is found to be done. The last table divides all
+that the commands of a small job ask for, start-up and images included, by their shards.
 """
 
 import re
