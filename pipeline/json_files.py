@@ -29,7 +29,7 @@ def atomic_write(path: Place, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to the disk."""
+    """Force a folder's entries, or a file, to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,7 +8,6 @@ step-00000400/
 """
 
 import json
-import os
 import pickle
 import re
 import shutil
@@ -25,6 +24,7 @@ from torch import nn
 from pipeline.columns import file_sha256
 from pipeline.errors import StoreError
 from pipeline.found_values import shown, why
+from pipeline.json_files import sync_folder
 
 FORMAT = 1
 """Version of the folder's layout, in `checkpoint.json`."""
@@ -49,14 +49,6 @@ class Checkpoint:
     """JSON values to be read without torch: config, round, metrics."""
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -71,8 +63,8 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     about = {"format": FORMAT, "step": checkpoint.step, "files": files}
     _write_json(folder / _ABOUT, {**about, "about": dict(checkpoint.about)})
     for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
+        sync_folder(path)
+    sync_folder(folder)
 
 
 def save_checkpoint(
@@ -111,12 +103,12 @@ def save_checkpoint(
         (folder / _DONE).unlink(missing_ok=True)  # first, so that half of it is never believed
         shutil.rmtree(folder)
     new.rename(folder)
-    _sync(root)
+    sync_folder(root)
     marker = folder / f".{_DONE}"
     marker.write_text(file_sha256(folder / _ABOUT) + "\n", encoding="utf-8")
-    _sync(marker)
+    sync_folder(marker)
     marker.rename(folder / _DONE)
-    _sync(folder)
+    sync_folder(folder)
     if keep is not None:
         _drop_old(root, folder, keep, None if best is None else folder_at(root, best))
     return folder
