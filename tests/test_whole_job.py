@@ -17,7 +17,7 @@ from refine.strategies import STRATEGIES
 
 ROUNDS = (1, 2)
 FLOORS = ("pipeline", "refine", "train")
-KILLS = (5.0, 8.0)
+KILLS = (3.0, 5.0, 7.0, 9.0, 12.0, 15.0, 20.0, 30.0)
 """Seconds after which an attempt is killed; each comes further than the one before."""
 
 
@@ -122,14 +122,7 @@ def test_sigkill_anywhere_and_starting_again_gives_the_same_bytes(
     assert file_hashes(tmp_path / "killed") == file_hashes(whole)
 
 
-@pytest.mark.parametrize(
-    "after",
-    [
-        pytest.param("write_done", marks=pytest.mark.slow),  # both go through atomic_write
-        pytest.param("write_json", marks=pytest.mark.slow),
-        "atomic_write",
-    ],
-)
+@pytest.mark.parametrize("after", ["write_done", "write_json", "atomic_write"])
 def test_the_end_of_the_process_after_any_write_costs_nothing(
     finished_run, small_config, tmp_path, monkeypatch, after
 ):

@@ -420,7 +420,7 @@ def test_of_many_processes_at_once_one_wins(bucket, tmp_path):
     command = [sys.executable, "-c", HOLD, url]
     drivers = [start(command, tmp_path, stdin=True) for _ in range(6)]
     try:
-        for number in range(8):
+        for number in range(20):
             for driver in drivers:
                 ask(driver)
             answers = [driver.stdout.readline().strip() for driver in drivers]
@@ -428,7 +428,7 @@ def test_of_many_processes_at_once_one_wins(bucket, tmp_path):
             assert len(won) == 1, answers
             others = [answer for answer in answers if answer != "won"]
             assert [answer for answer in others if "in use by" not in answer] == []
-            if number == 4:  # what it leaves is taken over at once
+            if number == 10:  # what it leaves is taken over at once
                 won[0].kill()
                 won[0].communicate()
                 drivers.remove(won[0])
