@@ -12,7 +12,10 @@ PHOTOS ?=
 POLYGONS ?=
 FILE ?=
 WORKERS ?= 2
+TEST_WORKERS ?= 2
 RUN_OPTIONS := --config $(CONFIG) --run-dir $(RUN)
+# A file's tests share what is costly to make; threads of several processes would wait on each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint fix clean-demo stage-data stage-sam-candidates \
@@ -34,10 +37,10 @@ demo: setup ## the whole job on the embedded data set, two rounds, with a table 
 
 test: setup ## lint and all tests but the long ones
 	$(MAKE) lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: setup ## the long tests too
-	$(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ import fsspec
 from upath import UPath
 
 from pipeline.errors import ConfigError, StoreError
+from pipeline.storage_log import LIBRARIES, keep_broken_connections_quiet
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -30,14 +31,13 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _USER_OF_URL = re.compile(r"://[^/@\s]+@")
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}  # others write at the same time
-_LIBRARIES = (
-    "botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "google", "adlfs", "azure", "fsspec",
-)  # fmt: skip
 _SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|PASSPHRASE")
 _SECRET_OF = ("AWS_", "FSSPEC_", "GOOGLE_", "GCS_", "AZURE_")
 _REFUSED = (409, 412)  # conflict with a request at the same time, failed precondition
 _MIN_SECRET = 6
 """Characters below which a setting is no secret, and hiding it would garble messages."""
+
+keep_broken_connections_quiet()  # here: a worker that unpickles a place calls nothing else first
 
 
 def place(text: str) -> Place:
@@ -263,7 +263,7 @@ def is_of_storage(error: BaseException) -> bool:
     """Tell whether an error comes from an object store or the way to it, not from us."""
     if isinstance(error, ConfigError | StoreError):
         return False
-    return isinstance(error, OSError) or type(error).__module__.split(".", 1)[0] in _LIBRARIES
+    return isinstance(error, OSError) or type(error).__module__.split(".", 1)[0] in LIBRARIES
 
 
 def redacted(text: str) -> str:

@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -116,7 +116,8 @@ class ObjectServer:
         if answer is None:
             return self.app(environ, start_response)
         if answer == "drop":
-            environ["werkzeug.socket"].shutdown(2)
+            with suppress(OSError):  # the other side was quicker
+                environ["werkzeug.socket"].shutdown(2)
             raise ConnectionResetError
         code, message = _REASONS[answer]
         content = _ERROR.format(code, message.format(key_id)).encode()
