@@ -62,10 +62,23 @@ _PACKAGES = {
 """Packages that a store's bytes may depend on, by the module that this process has loaded."""
 
 
-def versions() -> dict[str, str]:
-    """Name the versions that matter to a store's bytes: of what this process has loaded."""
+def versions(*, here: bool = True) -> dict[str, str]:
+    """Name the versions that matter to a store's bytes: of what this process has loaded.
+
+    Args:
+        here: Whether this process computed; if so and torch is loaded, its `device` is named too:
+            the GPU, or what the CPU's instructions are to torch. The last bits depend on it.
+    """
     loaded = {name: _version(name) for module, name in _PACKAGES.items() if module in sys.modules}
-    return {"python": platform.python_version(), **loaded}
+    device = {"device": _device()} if here and "torch" in sys.modules else {}
+    return {"python": platform.python_version(), **loaded, **device}
+
+
+def _device() -> str:
+    torch = sys.modules["torch"]  # never imported from here: refinement needs none
+    if torch.cuda.is_initialized():
+        return str(torch.cuda.get_device_name())
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}"
 
 
 @functools.cache

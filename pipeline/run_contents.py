@@ -1,6 +1,7 @@
 """Shell: what a run holds: its stores, the commands that make them, their plans and arrays."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def read_layout(store: Place) -> Layout:
 
 
 def describe(store: Place) -> dict[str, Any]:
-    """Give a store's figures: arrays with shape, type and bytes, shards, failures, plan."""
+    """Give a store's figures: arrays with shape, type and bytes, shards, failures, versions."""
     layout = read_layout(store)
     found = read_all_done(store, range(layout.num_shards))
     done = [record for _, record in found if record and record.fingerprint == layout.fingerprint]
@@ -166,8 +167,23 @@ def describe(store: Place) -> dict[str, Any]:
         "done": len(done),
         "failures": [failure for record in done for failure in record.failures],
         "seconds": sum(record.seconds for record in done),
+        "made with": _made_with(store, done),
         "arrays": _describe_arrays(store, done),
     }
+
+
+def _made_with(store: Place, done: list[DoneRecord]) -> str:
+    """Name versions and devices; where shards differ, each with the number of its shards."""
+    counts: dict[str, Counter[str]] = {}
+    with one_line(f"{records_folder(store)}: a done record", store):
+        for record in done:
+            for name, found in sorted(record.versions.items()):
+                counts.setdefault(name, Counter())[str(found)] += 1
+    named = []
+    for name, values in counts.items():
+        texts = [f"{value} (shards: {number})" for value, number in sorted(values.items())]
+        named.append(f"{name} {' / '.join(texts) if len(texts) > 1 else next(iter(values))}")
+    return ", ".join(named)
 
 
 def _describe_arrays(store: Place, done: list[DoneRecord]) -> list[list[Any]]:

@@ -296,7 +296,7 @@ def _compute_and_write(
                 failures=result.failures,
                 counters=result.counters,
                 seconds=round(time.monotonic() - started, 3),
-                versions=versions(),
+                versions=versions(here=not before.exhausted),
                 attempts=attempts,
             )
             write_done(plan.store, record)

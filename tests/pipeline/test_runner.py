@@ -1,8 +1,10 @@
 """A stage is resumable, refuses other configs, and does not depend on how it is run."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,16 @@ from pipeline.audit import repair, verify, verify_store
 from pipeline.budget import parse_budget
 from pipeline.engines import Engine
 from pipeline.errors import StoreError
-from pipeline.records import FailedItem, Plan, done_path, records_folder, require_rows
+from pipeline.records import (
+    FailedItem,
+    Plan,
+    done_path,
+    read_done,
+    records_folder,
+    require_rows,
+    write_done,
+)
+from pipeline.run_contents import describe
 from pipeline.runner import ShardResult, run_shard, run_stage
 from pipeline.shards import join_results
 from pipeline.store import ArraySpec, open_store
@@ -249,7 +260,38 @@ def test_the_done_record_says_what_was_done(tmp_path):
         "torch": "torch", "segment_anything": "segment-anything", "transformers": "transformers",
     }  # fmt: skip
     loaded = {name for module, name in others.items() if module in sys.modules}
-    assert set(record["versions"]) == {"python", "numpy", "zarr", "numcodecs"} | loaded
+    device = {"device"} if "torch" in loaded else set()
+    assert set(record["versions"]) == {"python", "numpy", "zarr", "numcodecs"} | loaded | device
+
+
+@pytest.mark.parametrize("load", ["import torch", "pass"])
+def test_the_done_record_says_on_what_it_was_computed(load):
+    code = f"""if True:
+        {load}
+        import json
+        from pipeline.records import versions
+        print(json.dumps([versions(), versions(here=False)]))
+    """
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    here, elsewhere = json.loads(ended.stdout)
+    assert "device" not in elsewhere
+    assert ("device" in here) == ("torch" in here) == (load != "pass")
+    if "device" in here:
+        torch = pytest.importorskip("torch")
+        assert here["device"] == f"cpu {torch.backends.cpu.get_cpu_capability()}"
+
+
+def test_a_store_says_with_what_it_was_made(tmp_path):
+    run(tmp_path)
+    store = tmp_path / "squares.zarr"
+    record = read_done(store, 1, plan(tmp_path).fingerprint)
+    changed = {**record.versions, "zarr": "0.1", "device": "NVIDIA H200"}
+    write_done(store, dataclasses.replace(record, versions=changed))
+    made_with = describe(store)["made with"]
+    assert f"zarr 0.1 (shards: 1) / {record.versions['zarr']} (shards: 4)" in made_with
+    assert f"python {record.versions['python']}" in made_with
+    assert "NVIDIA H200" in made_with
 
 
 def test_a_record_of_before_hashes_and_attempts_still_counts(tmp_path):
