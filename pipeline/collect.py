@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.columns import file_sha256
-from pipeline.containment import check_inside, check_regular
+from pipeline.containment import LinkError, check_inside, check_regular
 from pipeline.data_config import DataConfig
 from pipeline.errors import ItemError
 from pipeline.found_values import why
@@ -72,7 +72,7 @@ def collect(
 
     Args:
         source: The opened data set.
-        config: `max_words` is used.
+        config: `max_words` and `links_into` are used.
         limit: Images to keep of every split, the first ones; None keeps all.
         progress: Told of every object, with the number read so far.
 
@@ -88,7 +88,7 @@ def collect(
             try:
                 _add(collection, item, source, config, limit)
             except ItemError as error:
-                _fail(collection, item, why(error, MAX_REASON))
+                _fail(collection, item, why(error, MAX_REASON), leads_to=_leads_to(error))
         if progress is not None:
             progress("objects", number)
     return collection
@@ -102,13 +102,13 @@ def _add(
     kept = collection.images_of.setdefault(record.split, set())
     if limit is not None and len(kept) >= limit and record.image not in kept:
         return
-    facts = _facts(collection, record, source)
+    facts = _facts(collection, record, source, config)
     if facts is None:
         return
     _check_size(record, facts)
     rle = b""
     if record.segmentation is not None:
-        _check_shape(record, source)
+        _check_shape(record, source, config)
         rle = encode_segmentation(record.segmentation, facts.size, source.mask_root)
     elif record.split != "train":
         raise ItemError(f"expected a segmentation, found none; {record.split} needs the truth")
@@ -149,7 +149,9 @@ def _check_names(collection: Collection, record: Record) -> None:
         )
 
 
-def _facts(collection: Collection, record: Record, source: Source) -> ImageFacts | None:
+def _facts(
+    collection: Collection, record: Record, source: Source, config: DataConfig
+) -> ImageFacts | None:
     """Give size and oddities of the image.
 
     It is read and hashed once, and recorded once if it is unusable or odd.
@@ -157,15 +159,15 @@ def _facts(collection: Collection, record: Record, source: Source) -> ImageFacts
     if record.image not in collection.images:
         facts: ImageFacts | None = None
         try:
-            check_inside(source.image_root, record.image)
+            check_inside(source.image_root, record.image, config.links_into)
             facts = read_size(source.image_root / record.image)
             collection.image_sha256[record.image] = _sha256(source.image_root / record.image)
             if facts.notes:
                 _fail(collection, record, f"converted: {', '.join(facts.notes)}", note=True)
         except ItemError as error:
             facts = None
-            reason = why(error, MAX_REASON)
-            _fail(collection, record, f"{reason}; all objects of the image are left out")
+            reason = f"{why(error, MAX_REASON)}; all objects of the image are left out"
+            _fail(collection, record, reason, leads_to=_leads_to(error))
         collection.images[record.image] = facts
     return collection.images[record.image]
 
@@ -192,11 +194,11 @@ def _check_size(record: Record, facts: ImageFacts) -> None:
     )
 
 
-def _check_shape(record: Record, source: Source) -> None:
+def _check_shape(record: Record, source: Source, config: DataConfig) -> None:
     """Refuse a mask file elsewhere, and polygons without end."""
     shape = record.segmentation
     if isinstance(shape, str):
-        check_inside(source.mask_root, shape)
+        check_inside(source.mask_root, shape, config.links_into)
         check_regular(source.mask_root / shape)
     if isinstance(shape, list):
         numbers = sum(len(polygon) for polygon in shape if isinstance(polygon, list))
@@ -238,12 +240,20 @@ def _storable(text: str) -> bool:
     return True
 
 
-def _fail(collection: Collection, record: Record, reason: str, *, note: bool = False) -> None:
+def _leads_to(error: ItemError) -> str:
+    """Give what a refused link leads to, "" for any other error."""
+    return error.leads_to if isinstance(error, LinkError) else ""
+
+
+def _fail(
+    collection: Collection, record: Record, reason: str, *, note: bool = False, leads_to: str = ""
+) -> None:
     collection.failures.append(
         Failure(
             item=record.where,
             file=record.image,
             reason=reason,
             severity="note" if note else "failed",
+            leads_to=leads_to,
         )
     )

@@ -4,6 +4,7 @@ import os
 import posixpath
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +17,16 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]+")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
-def check_inside(root: Place, name: str) -> None:
+class LinkError(ItemError):
+    """A link that leads where no link may lead."""
+
+    def __init__(self, message: str, leads_to: str = "") -> None:
+        super().__init__(message)
+        self.leads_to = leads_to
+        """The file that it leads to, links followed to the end."""
+
+
+def check_inside(root: Place, name: str, links_into: Sequence[Path] = ()) -> None:
     """Check that a name that annotations give leads to nowhere but into a folder.
 
     Names are taken for neither a system's more than another's: a backslash separates too.
@@ -24,9 +34,12 @@ def check_inside(root: Place, name: str) -> None:
     Args:
         root: The folder; it may be a link itself. In an object store there are no links.
         name: Relative to it.
+        links_into: Folders that links in `root` may lead into, at any depth. They relax links
+            only: no name may be absolute or climb, be it into one of them.
 
     Raises:
-        ItemError: If it is absolute, climbs out by "..", or passes through a link that leads out.
+        LinkError: If it passes through links that lead out, and into none of `links_into`.
+        ItemError: If it is absolute, or climbs out by "..".
     """
     plain = name.replace("\\", "/")
     if not _NAME.fullmatch(plain):
@@ -43,12 +56,21 @@ def check_inside(root: Place, name: str) -> None:
         )
     if not is_local(root):
         return
-    place, inside = os.path.realpath(root / name), os.path.realpath(root)
-    if os.path.commonpath((place, inside)) != inside:
-        raise ItemError(
-            f"expected a file inside {root}, found {shown(name)}, a link that leads out of it, to "
-            f"{shown(place)}; copy the file, or name the folder that it leads to"
+    place = os.path.realpath(root / name)
+    if not any(_is_below(place, folder) for folder in (root, *links_into)):
+        others = " or data.links_into" if links_into else ""
+        raise LinkError(
+            f"expected a file inside {root}{others}, found {shown(name)}, a link that leads out of "
+            f"it, to {shown(place)}; copy the file, or list the folder that it leads into under "
+            "data.links_into",
+            leads_to=place,
         )
+
+
+def _is_below(place: str, folder: Path) -> bool:
+    """Tell whether a path without links is below a folder, which may be a link."""
+    inside = os.path.realpath(folder)
+    return os.path.commonpath((place, inside)) == inside
 
 
 def check_regular(path: Path) -> None:

@@ -14,14 +14,14 @@ _READS: dict[str, tuple[str, ...]] = {
     "scenes": (),
 }
 _OPTIONAL: dict[str, tuple[str, ...]] = {
-    "refer": (),
-    "semires-split": ("instances", "refs"),
-    "jsonl": ("images",),
+    "refer": ("links_into",),
+    "semires-split": ("instances", "refs", "links_into"),
+    "jsonl": ("images", "links_into"),
     "scenes": (),
 }
 _PATTERN = re.compile(r"(?:[^%]|%%)*%0?[0-9]{0,2}d(?:[^%]|%%)*")
 """One number of at most 99 digits: "%999999999d" would ask for a GiB."""
-_PATHS = ("annotations", "instances", "refs", "images")
+_PATHS = ("annotations", "instances", "refs", "images", "links_into")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,10 @@ class DataConfig:
     """The referring annotations: refs(unc).p or refs.json, split JSON, or JSON lines."""
     images: Path | None = None
     """Folder of the images; for jsonl None means beside the annotations."""
+    links_into: tuple[Path, ...] = ()
+    """Folders that links among images and masks may lead into: blobs beside a hub's snapshot, a
+    cache of DVC or git-annex, the disk that a folder was linked together from. A link that leads
+    elsewhere is refused. Allows and decides nothing: the same images give the same manifest."""
     instances: Path | None = None
     """COCO instances.json: shapes, sizes, file names (refer; optional for semires-split)."""
     refs: Path | None = None
@@ -84,7 +88,7 @@ class DataConfig:
             if getattr(self, name) is None:
                 raise ConfigError(f"reader {self.reader!r} needs the path {name!r}, found none")
         for name in _PATHS:
-            if getattr(self, name) is not None and name not in needed + optional:
+            if getattr(self, name) not in (None, ()) and name not in needed + optional:
                 raise ConfigError(f"reader {self.reader!r} does not read {name!r}; remove it")
         if self.reader == "semires-split" and (self.refs is None) != (self.instances is None):
             raise ConfigError("expected refs and instances together, found one of them")

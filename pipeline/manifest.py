@@ -88,6 +88,9 @@ def making_manifest(
             "counts": _counts(manifest),
             "files": hashes,
         }
+        if manifest.links_into:
+            links = [portable_path(link, folder) for link in manifest.links_into]
+            document["links_into"] = links
         text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         atomic_write(making / DESCRIPTION, text.encode())
         yield making
@@ -153,8 +156,20 @@ def _open(folder: Place, document: Mapping[str, Any], file_of: Callable[[str], P
         **{name: open_array(file_of(f"{name}.npy")) for name in ARRAYS},
         **{name: open_strings(file_of, name) for name in STRINGS},
     }
-    root = resolved_path(document["image_root"], folder)
-    return Manifest(image_root=root, fingerprint=document["fingerprint"], **columns)
+    return Manifest(
+        image_root=resolved_path(document["image_root"], folder),
+        links_into=_links_into(document, folder),
+        fingerprint=document["fingerprint"],
+        **columns,
+    )
+
+
+def _links_into(document: Mapping[str, Any], folder: Place) -> tuple[Path, ...]:
+    found = document.get("links_into", [])
+    if not isinstance(found, list) or not all(isinstance(t, str) and "\0" not in t for t in found):
+        raise ManifestError(f"expected links_into as a list of folders, found {shown(found)}")
+    places = [resolved_path(text, folder) for text in found]
+    return tuple(place for place in places if is_local(place))
 
 
 def read_description(folder: Place) -> dict[str, Any]:

@@ -7,6 +7,7 @@ follow their images and expressions their objects. Legend: I images, O objects, 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,8 @@ class Manifest:
     """(E,) the sentences."""
     fingerprint: str
     """sha256 of all columns; where the images lie does not enter."""
+    links_into: tuple[Path, ...] = ()
+    """Folders that links below `image_root` may lead into; they do not enter either."""
 
     def __post_init__(self) -> None:
         for name, (dtype, shape) in ARRAYS.items():
@@ -142,10 +145,11 @@ class Manifest:
         """Give the file of an image row.
 
         Raises:
-            ItemError: If its name leads out of the image root.
+            ItemError: If its name leads out of the image root, other than by a link into a folder
+                of `links_into`.
         """
         name = self.image_path[image]
-        check_inside(self.image_root, name)
+        check_inside(self.image_root, name, self.links_into)
         return self.image_root / name
 
     def describe_expression(self, row: int) -> str:

@@ -1,21 +1,19 @@
 """Shell: a data set in, `manifest/` out."""
 
 import dataclasses
-import json
-import sys
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from pipeline.assemble import assemble
+from pipeline.assemble import Leaks, assemble
 from pipeline.collect import Collection, collect
 from pipeline.columns import file_sha256
 from pipeline.config import differences, to_plain
 from pipeline.data_config import DataConfig as DataConfig
-from pipeline.errors import ItemError, ManifestError
+from pipeline.errors import ConfigError, ItemError, ManifestError
+from pipeline.failure_groups import links_item
 from pipeline.local_copies import scratch, upload
 from pipeline.manifest import (
     DESCRIPTION,
@@ -26,11 +24,12 @@ from pipeline.manifest import (
     read_description,
 )
 from pipeline.places import Place, is_local, is_on_the_way, remove_tree
+from pipeline.prepare_progress import progress_bar as progress_bar
 from pipeline.prepare_summary import FAILURES as FAILURES
-from pipeline.prepare_summary import MANIFEST, Summary, facts_of, summary_of
+from pipeline.prepare_summary import MANIFEST, Summary, facts_of, failure_lines, summary_of
 from pipeline.prepare_summary import read_failures as read_failures
 from pipeline.readers import READERS
-from pipeline.readers.base import Failure, Progress
+from pipeline.readers.base import Progress
 from pipeline.readers.ids import read_image_ids
 from pipeline.scenes.write import FORMAT_VERSION
 
@@ -49,7 +48,8 @@ def prepare_data(
     """Read a data set, check it, and write its manifest.
 
     The same config and inputs give the same bytes. One bad image, object or expression goes to
-    failures.jsonl and the run goes on.
+    failures.jsonl and the run goes on. Other `links_into` make the manifest anew, which has to come
+    out the same: they say what may be read, not what is in it.
 
     Args:
         config: Which data set, and how.
@@ -66,55 +66,40 @@ def prepare_data(
 
     Raises:
         ManifestError: If an input is missing, nothing in it can be used, truth leaks between
-            splits, or the manifest there is of another config (the differences are named) and
-            `force` is not given.
+            splits, or the manifest there is of another config (the differences are named) or
+            would be another by other `links_into`, and `force` is not given.
         ConfigError: If the labelled ratio gives no image.
     """
     if limit is not None and limit < 1:
         raise ManifestError(f"expected a limit of at least 1 image, found {limit}")
-    folder = run_dir / MANIFEST
-    request = {"config": to_plain(config), "inputs": _input_hashes(config), "limit": limit}
+    folder, same_as = run_dir / MANIFEST, None
+    request = {"config": _deciding(config), "inputs": _input_hashes(config), "limit": limit}
     # An object store has no rename: a manifest that was not sent to the end lacks its description.
     if (folder if is_local(folder) else folder / DESCRIPTION).exists():
         try:
             _refuse_other(folder, request)
-            summary = summary_of(folder, reused=True)
-            if not force or _images_are_as_recorded(load_manifest(folder)):
+            summary, manifest = summary_of(folder, reused=True), load_manifest(folder)
+            links_differ = set(manifest.links_into) != set(_links_into(config))
+            if not links_differ and (not force or _images_are_as_recorded(manifest)):
                 return summary
+            same_as = None if force else manifest
         except ManifestError:
             if not force:
                 raise
-    _write(config, run_dir, request, workers, progress)
+    _write(config, run_dir, request, workers, progress, same_as)
     return summary_of(folder, reused=False)
 
 
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Show the progress of `prepare_data` on stderr: number and rate, a bar for each kind of item.
+def _deciding(config: DataConfig) -> dict[str, Any]:
+    """Give the settings that decide a manifest, as plain values."""
+    plain: dict[str, Any] = to_plain(config)
+    del plain["links_into"]
+    return plain
 
-    Yields:
-        What to pass as `progress`; nothing is shown before its first call.
-    """
-    bars: dict[str, tqdm[Any]] = {}
 
-    def show(kind: str, number: int) -> None:
-        if kind not in bars:
-            for earlier in bars.values():
-                earlier.close()
-            bars[kind] = tqdm(
-                desc="prepare-data",
-                unit=f" {kind}",
-                file=sys.stderr,
-                mininterval=0.5,
-                dynamic_ncols=True,
-            )
-        bars[kind].update(number - bars[kind].n)
-
-    try:
-        yield show
-    finally:
-        for bar in bars.values():
-            bar.close()
+def _links_into(config: DataConfig) -> tuple[Path, ...]:
+    """Give the folders that links may lead into, by absolute paths: workers start elsewhere."""
+    return tuple(Path(os.path.abspath(folder)) for folder in config.links_into)  # noqa: PTH100
 
 
 def _write(
@@ -123,25 +108,29 @@ def _write(
     request: Mapping[str, Any],
     workers: int,
     progress: Progress | None,
+    same_as: Manifest | None,
 ) -> None:
-    """Read the data set and write its manifest, in place of one that may be there."""
+    """Read the data set and write its manifest, in place of one that may be there.
+
+    Where that is `same_as`, the new one has to have its rows.
+    """
+    _refuse_missing(config.links_into)
     folder, limit = run_dir / MANIFEST, request["limit"]
     scenes = config.scenes if limit is None else _at_most(config.scenes, limit)
-    config = dataclasses.replace(config, scenes=scenes)
+    config = dataclasses.replace(config, scenes=scenes, links_into=_links_into(config))
     with _work_folder(run_dir, request) as work:
         source = READERS[config.reader](config, work, workers, progress)
         collection = collect(source, config, limit=limit, progress=progress)
-        _refuse_empty(collection, source.image_root)
-        manifest, leaks = assemble(
-            collection.objects,
-            source.image_root,
-            config.labelled,
-            _wanted(config),
-            drop_leaking=config.drop_leaking,
-            trial=limit is not None,
-        )
+        manifest, leaks = _assembled(collection, source.image_root, config, limit is not None)
+        if same_as is not None and same_as.fingerprint != manifest.fingerprint:
+            raise ManifestError(
+                f"{folder} was made with another data.links_into, with which it has "
+                f"{same_as.num_images} images and {same_as.num_objects} objects, now "
+                f"{manifest.num_images} and {manifest.num_objects}; choose a new --run-dir, or add "
+                "--force to replace it"
+            )
         description = {**request} | facts_of(manifest, collection.failures, leaks)
-        extra = {FAILURES: _lines(collection.failures)}
+        extra = {FAILURES: failure_lines(collection.failures)}
         moved = work != run_dir and config.reader == "scenes"
         if moved:
             manifest = dataclasses.replace(manifest, image_root=run_dir / SCENES)
@@ -149,6 +138,33 @@ def _write(
             if moved:
                 _replace_scenes(run_dir, work)
             place_manifest(making, folder)
+
+
+def _assembled(
+    collection: Collection, image_root: Path, config: DataConfig, trial: bool
+) -> tuple[Manifest, Leaks]:
+    """Put what was read into a manifest; what refuses it tells of refused links too.
+
+    Raises:
+        ManifestError: As `assemble`, or if nothing can be used.
+        ConfigError: As `assemble`.
+    """
+    _refuse_empty(collection, image_root)
+    try:
+        manifest, leaks = assemble(
+            collection.objects,
+            image_root,
+            config.labelled,
+            _wanted(config),
+            drop_leaking=config.drop_leaking,
+            trial=trial,
+        )
+    except (ManifestError, ConfigError) as error:
+        links = links_item(collection.failures)
+        if links is None:
+            raise
+        raise type(error)(f"{error}; {links.item}: {links.reason}") from error
+    return dataclasses.replace(manifest, links_into=config.links_into), leaks
 
 
 def _input_hashes(config: DataConfig) -> dict[str, str]:
@@ -166,6 +182,14 @@ def _input_hashes(config: DataConfig) -> dict[str, str]:
     if config.reader == "scenes":  # no file decides what is generated, but its format may change
         hashes["scenes"] = f"format {FORMAT_VERSION}"
     return hashes
+
+
+def _refuse_missing(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if not folder.is_dir():
+            raise ManifestError(
+                f"expected a folder for data.links_into at {folder}, found none; check the path"
+            )
 
 
 def _refuse_other(folder: Place, request: Mapping[str, Any]) -> None:
@@ -252,8 +276,10 @@ def _refuse_empty(collection: Collection, image_root: Path) -> None:
     if collection.objects:
         return
     failed = [failure for failure in collection.failures if failure.severity == "failed"]
-    why = ""
-    if failed:
+    links, why = links_item(failed), ""
+    if links is not None:
+        why = f"; {links.item}: {links.reason}"
+    elif failed:
         why = f"; the first of {len(failed)} failures: {failed[0].item}: {failed[0].reason}"
     raise ManifestError(
         f"expected at least one usable object with its image under {image_root}, found none{why}"
@@ -268,7 +294,3 @@ def _wanted(config: DataConfig) -> tuple[str, ...] | None:
 
 def _at_most(counts: Mapping[str, int], limit: int) -> dict[str, int]:
     return {split: min(count, limit) for split, count in counts.items()}
-
-
-def _lines(failures: list[Failure]) -> bytes:
-    return "".join(json.dumps(to_plain(failure)) + "\n" for failure in failures).encode()

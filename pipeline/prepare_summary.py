@@ -1,12 +1,14 @@
 """Shell: what a manifest says of how it came about: counts, what was left out or converted."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.assemble import Leaks
 from pipeline.config import to_plain
 from pipeline.errors import ManifestError
+from pipeline.failure_groups import grouped
 from pipeline.found_values import why
 from pipeline.manifest import (
     SPLITS,
@@ -104,7 +106,7 @@ def facts_of(manifest: Manifest, failures: list[Failure], leaks: Leaks) -> dict[
 
 
 def read_failures(run_dir: Place) -> tuple[tuple[FailedItem, ...], tuple[FailedItem, ...]]:
-    """Read what a manifest left out and what it converted.
+    """Read what a manifest left out and what it converted, for printing: see `grouped`.
 
     Returns:
         The items that were left out, and those that were converted and kept.
@@ -112,15 +114,30 @@ def read_failures(run_dir: Place) -> tuple[tuple[FailedItem, ...], tuple[FailedI
     path = run_dir / MANIFEST / FAILURES
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        entries = [Failure(**json.loads(line)) for line in lines]
+        entries = [_failure(json.loads(line)) for line in lines]
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ManifestError(f"{path} is damaged ({why(error)}); prepare the data again") from error
     failed, noted = (
-        tuple(
-            FailedItem(item=f"{entry.item} {entry.file}".strip(), reason=entry.reason)
-            for entry in entries
-            if entry.severity == severity
-        )
+        grouped([entry for entry in entries if entry.severity == severity])
         for severity in ("failed", "note")
     )
     return failed, noted
+
+
+def failure_lines(failures: Sequence[Failure]) -> bytes:
+    """Give the content of failures.jsonl, which `read_failures` reads."""
+    entries = [to_plain(failure) for failure in failures]
+    for entry in entries:
+        if not entry["leads_to"]:
+            del entry["leads_to"]
+    return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+
+
+def _failure(entry: Any) -> Failure:
+    """Read a line of failures.jsonl; what others wrote may be anything."""
+    if not isinstance(entry, dict) or not all(isinstance(text, str) for text in entry.values()):
+        raise TypeError("expected a mapping of text")
+    failure = Failure(**entry)
+    if failure.leads_to and not failure.leads_to.startswith("/"):
+        raise ValueError("expected the absolute path that a link leads to")
+    return failure

@@ -295,6 +295,20 @@ def test_no_name_of_an_image_leads_out_of_the_root(trap, reader):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("reader", OPENERS)
+def test_a_listed_folder_relaxes_nothing_but_links(trap, reader):
+    """`data.links_into` names the very folder in which what is outside lies."""
+    names = [str(trap.parent / "outside.png") if n == "ABSOLUTE" else n for n in OUTSIDE]
+    config, source = opened(reader, trap, [*names, "good.png"])
+    config = replace(config, links_into=(trap.parent,))
+    found = collect(source, config, limit=None, progress=None)
+    expected = ["linked.png", "linked/outside.png", "chain.png", "good.png"]
+    assert [item.image for item in found.objects] == expected
+    led = {failure.file for failure in found.failures if failure.leads_to}
+    assert led <= {"linked/../outside.png"}
+
+
+@pytest.mark.timeout(60)
 def test_no_name_of_a_mask_leads_out_of_its_folder(trap):
     Image.new("L", (20, 12), 1).save(trap.parent / "outside.png")
     Image.new("L", (20, 12), 1).save(trap / "mask.png")
@@ -387,7 +401,8 @@ def test_the_verb_leaves_out_what_climbs_and_says_so(trap, tmp_path):
     result = CliRunner().invoke(prepare_data, where)
     assert result.exit_code == 3, result.output
     assert "'../outside.png', which climbs out of it" in result.stderr
-    assert "'linked.png', a link that leads out of it" in result.stderr
+    assert "1 links out of their folder: data.jsonl: line 3 linked.png leads to" in result.stderr
+    assert f"'links_into: [{tmp_path}]' to the data section" in result.stderr
 
 
 # Bombs.
@@ -570,9 +585,9 @@ def read_lie(folder):
     open_masks(ImportConfig(format="npz", path=folder), manifest_of(["1.jpg"])).masks_of(0, SIZE)
 
 
-def linked(folder, name, target):
+def linked(folder, name, target, links_into=()):
     (folder / name).symlink_to(target)
-    check_inside(folder, name)
+    check_inside(folder, name, links_into)
 
 
 def load_hostile_checkpoint(folder):
@@ -604,6 +619,12 @@ SHOWN = {
     "name that is absolute": lambda f: check_inside(f, "/etc/passwd"),
     "name of a drive": lambda f: check_inside(f, "C:\\a.png"),
     "link that leads out": lambda f: linked(f, "a.png", "/etc/hostname"),
+    "link that leads elsewhere than `data.links_into`": lambda f: linked(
+        f, "a.png", "/etc/hostname", [f / "blobs"]
+    ),
+    "name that climbs into such a folder": lambda f: check_inside(
+        f, "../blobs/a.png", [f.parent / "blobs"]
+    ),
     "name of two lines": lambda f: check_inside(f, "a\nb.png"),
     "pipe as an image": lambda f: (os.mkfifo(f / "a.png"), read_size(f / "a.png")),
     "pipe as annotations": lambda f: (os.mkfifo(f / "a.json"), read_instances(f / "a.json")),

@@ -23,7 +23,8 @@ class NetworkConfig:
     """Values that replace the size's own."""
     tokenizer: Path | None = None
     """A vocab.txt, a folder, or a name on the hub; None builds a word vocabulary from the training
-    expressions."""
+    expressions. Files count by their content, and have to stay where they are: a trained network
+    is used with the tokenizer that it was trained with."""
     max_tokens: int = 20
     """Tokens per sentence, special ones included; longer sentences are cut."""
     init: tuple[Path, ...] = ()

@@ -3,6 +3,7 @@
 Shape letters: N sentences, L tokens.
 """
 
+import hashlib
 import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoTokenizer, BertTokenizer
 
+from pipeline.columns import file_sha256
 from pipeline.errors import ConfigError
 from pipeline.found_values import why
 from pipeline.records import atomic_write
@@ -25,6 +27,13 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """First rows of a vocabulary, in this order; [PAD] is id 0."""
 VOCABULARY_FILE = "vocab.txt"
 """Name of the file that holds a vocabulary, one token a line, the id being the line number."""
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+"""What makes a folder one that transformers saved, rather than one with a vocabulary alone."""
+
+_NO_PART = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf",
+            ".ot", ".md", ".index.json")  # fmt: skip
+"""Weights and texts for people, which may lie beside a tokenizer: how their names end."""
 
 _NORMALIZER = normalizers.BertNormalizer(lowercase=True)  # also strips accents
 _PRE_TOKENIZER = pre_tokenizers.BertPreTokenizer()
@@ -116,9 +125,8 @@ def load_text_encoder(source: str | Path, max_tokens: int = MAX_TOKENS) -> TextE
     """
     if max_tokens < 3:
         raise ConfigError(f"max_tokens is at least 3 ([CLS], a word, [SEP]), got {max_tokens}")
-    path = Path(source)
-    vocabulary = path / VOCABULARY_FILE if path.is_dir() else path
-    if vocabulary.is_file() and not (path / "tokenizer_config.json").exists():
+    vocabulary = _vocabulary_of(Path(source))
+    if vocabulary is not None:
         tokenizer: Any = _from_vocabulary(vocabulary)
     else:
         try:
@@ -128,6 +136,55 @@ def load_text_encoder(source: str | Path, max_tokens: int = MAX_TOKENS) -> TextE
                 f"no tokenizer at {str(source)!r}: give a vocab.txt, a folder or a hub name"
             ) from error
     return TextEncoder(tokenizer=tokenizer, max_tokens=max_tokens)
+
+
+def absolute_source(source: Path) -> Path:
+    """Name a tokenizer by an absolute path, for processes that were started in another folder.
+
+    What is no path here is a name on the hub, and stays one.
+    """
+    return source.absolute() if source.exists() else source
+
+
+def tokenizer_sha256(source: Path) -> str | None:
+    """Name by content what `load_text_encoder` reads, wherever it lies.
+
+    Args:
+        source: As `load_text_encoder` takes it.
+
+    Returns:
+        64 hexadecimal digits: the sha256 of a vocabulary; of a folder that transformers saved, that
+        over names and contents of the files in it, weights and hidden files left out. None for what
+        is no path here: nothing but its name is known of a tokenizer on the hub.
+
+    Raises:
+        ConfigError: If a file cannot be read.
+    """
+    if not source.exists():
+        return None
+    vocabulary = _vocabulary_of(source)
+    try:
+        if vocabulary is not None:
+            return file_sha256(vocabulary)
+        digest = hashlib.sha256()
+        for path in sorted(source.iterdir()):
+            if (
+                path.is_file()
+                and not path.name.startswith(".")
+                and not path.name.endswith(_NO_PART)
+            ):
+                digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
+    except OSError as error:
+        raise ConfigError(
+            f"{source}: a tokenizer that cannot be read ({error.strerror})"
+        ) from error
+    return digest.hexdigest()
+
+
+def _vocabulary_of(source: Path) -> Path | None:
+    """Give the file that is all of a tokenizer; None for what transformers reads by itself."""
+    path = source / VOCABULARY_FILE if source.is_dir() else source
+    return path if path.is_file() and not (source / TOKENIZER_CONFIG).exists() else None
 
 
 def _from_vocabulary(path: Path) -> BertTokenizer:

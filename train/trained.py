@@ -24,7 +24,13 @@ from pipeline.records import read_json
 from train.checkpoint import load_weights, load_weights_file
 from train.config import NetworkConfig
 from train.networks import NETWORKS
-from train.text import VOCABULARY_FILE, TextEncoder, load_text_encoder
+from train.text import (
+    VOCABULARY_FILE,
+    TextEncoder,
+    absolute_source,
+    load_text_encoder,
+    tokenizer_sha256,
+)
 from train.workspace import DESCRIPTION as DESCRIPTION
 
 WEIGHTS = "teacher.safetensors"
@@ -67,8 +73,13 @@ def build_network(config: NetworkConfig, vocab_size: int | None) -> nn.Module:
 
 
 def tokenizer_source(config: NetworkConfig, folder: Path) -> Path:
-    """Give what `load_text_encoder` reads: the configured tokenizer, else the folder's own."""
-    return config.tokenizer if config.tokenizer is not None else folder / VOCABULARY_FILE
+    """Give what `load_text_encoder` reads: the configured tokenizer, else the folder's own.
+
+    A path is absolute: a trained network is used by processes that were started elsewhere.
+    """
+    if config.tokenizer is None:
+        return folder / VOCABULARY_FILE
+    return absolute_source(config.tokenizer)
 
 
 def local_file(trained: Trained, name: str) -> Path:
@@ -127,16 +138,31 @@ def load_trained(trained: Trained, device: str) -> tuple[nn.Module, TextEncoder]
     """Build a trained network in eval mode, with its tokenizer.
 
     Raises:
-        StoreError: If a file is missing, damaged or of another network.
+        StoreError: If a file is missing, damaged or of another network, or its tokenizer is not
+            the one that it was trained with.
     """
     if is_local(trained.folder):  # what is copied from an object store is checked on the way
         check_files(trained)
     path = trained.folder / WEIGHTS
-    source = trained.network.tokenizer or local_file(trained, VOCABULARY_FILE)
-    text = load_text_encoder(source, trained.network.max_tokens)
+    text = load_text_encoder(_tokenizer_of(trained), trained.network.max_tokens)
     network = build_network(trained.network, text.vocab_size)
     load_weights(network, load_weights_file(local_file(trained, WEIGHTS)), str(path))
     return network.to(device).eval(), text
+
+
+def _tokenizer_of(trained: Trained) -> Path:
+    """Give what a trained network's tokenizer is loaded from; one from a path is compared first."""
+    source, inputs = trained.network.tokenizer, trained.plan.get("inputs")
+    if source is None:
+        return local_file(trained, VOCABULARY_FILE)
+    recorded = inputs.get("tokenizer") if isinstance(inputs, dict) else None
+    if recorded is not None and (found := tokenizer_sha256(source)) != recorded:
+        raise StoreError(
+            f"{trained.folder}: expected the tokenizer that it was trained with at "
+            f"{source.absolute()}, found {'none' if found is None else 'another'}; put it back, or "
+            "train again"
+        )
+    return source
 
 
 @torch.inference_mode()

@@ -29,8 +29,14 @@ from pipeline.runner import Replace
 from train.checkpoint import latest
 from train.config import PhaseConfig, TrainConfig
 from train.step import Parts
-from train.text import VOCABULARY_FILE, build_vocabulary, load_text_encoder, save_vocabulary
-from train.trained import WEIGHTS, is_finished, read_trained, tokenizer_source
+from train.text import (
+    VOCABULARY_FILE,
+    build_vocabulary,
+    load_text_encoder,
+    save_vocabulary,
+    tokenizer_sha256,
+)
+from train.trained import WEIGHTS, Trained, is_finished, read_trained, tokenizer_source
 from train.workspace import DESCRIPTION, PLAN, drop, fetch, publish, workspace
 
 ALGORITHM_VERSION = 1
@@ -70,18 +76,20 @@ def student_plan(
     is the part of the labelled images that is held out, in a burn-in for calibration.
 
     Raises:
-        StoreError: If labels or the previous round are missing.
+        StoreError: If labels or the previous round are missing, or that had another tokenizer.
     """
     paths = RunPaths(run_dir)
     inputs: dict[str, str] = {"manifest": load_manifest(paths.manifest).fingerprint}
+    tokenizer = config.network.tokenizer
+    if tokenizer is not None and (content := tokenizer_sha256(tokenizer)) is not None:
+        inputs["tokenizer"] = content
     if number:
         previous = read_trained(paths.student(number - 1), f"train-student --round {number - 1}")
+        _refuse_other_tokenizer(previous, inputs.get("tokenizer"))
         labels = stored_plan(paths.labels(number), f"refine-labels --round {number}")
         _refuse_other_labels(paths, labels, number, inputs["manifest"], previous.fingerprint)
         inputs["labels"] = labels["fingerprint"]
         inputs["previous_student"] = previous.fingerprint
-    if config.network.tokenizer is not None and config.network.tokenizer.is_file():
-        inputs["tokenizer"] = file_sha256(config.network.tokenizer)
     if number == 0 and config.network.init:
         inputs |= {f"init_{at}": _hash_of_init(p) for at, p in enumerate(config.network.init)}
     settings = _deciding(config)
@@ -119,6 +127,22 @@ def _hash_of_init(path: Path) -> str:
     return file_sha256(path)
 
 
+def _refuse_other_tokenizer(previous: Trained, tokenizer: str | None) -> None:
+    """Refuse to go on from weights that know other ids of words; a name on the hub is believed.
+
+    Raises:
+        StoreError: Names the training.
+    """
+    inputs = previous.plan.get("inputs")
+    before = inputs.get("tokenizer") if isinstance(inputs, dict) else None
+    if before is not None and tokenizer != before:
+        raise StoreError(
+            f"{previous.folder}: trained with another tokenizer (sha256 {before[:16]}, now "
+            f"{'none' if tokenizer is None else tokenizer[:16]}); go back to it in "
+            "train.network.tokenizer, or train every round anew"
+        )
+
+
 def _refuse_other_labels(
     paths: RunPaths, labels: dict[str, Any], number: int, manifest: str, previous: str
 ) -> None:
@@ -152,16 +176,29 @@ def is_done(folder: Place, plan: dict[str, Any], replace: Replace) -> bool:
     Raises:
         StoreError: If another is in the way and may not be replaced.
     """
-    path = folder / PLAN
-    if not path.exists() or replace == "always":
+    if not (folder / PLAN).exists() or replace == "always":
         return False
-    lines = differences(read_json(path), plan)
+    lines = _changes(folder, plan)
     if lines and replace == "never":
         raise StoreError(
             f"{folder}: trained otherwise ({'; '.join(lines[:5])}); go back to that, choose a new "
             f"--run-dir, or add --force to replace it"
         )
     return not lines and is_finished(folder)
+
+
+def _changes(folder: Place, plan: dict[str, Any]) -> list[str]:
+    """Name what differs between a plan and the one that a training was begun with.
+
+    A plan from before folders of tokenizers were hashed has no hash of one: it counts as the same,
+    so that what was trained then stays what it is.
+    """
+    stored = read_json(folder / PLAN)
+    inputs = stored.get("inputs")
+    if isinstance(inputs, dict) and "tokenizer" not in inputs:
+        hashed = {name: value for name, value in plan["inputs"].items() if name != "tokenizer"}
+        plan = {**plan, "inputs": hashed}
+    return differences(stored, plan)
 
 
 @contextmanager
@@ -173,7 +210,7 @@ def begun(folder: Place, plan: dict[str, Any]) -> Iterator[None]:
     path = folder / PLAN
     unfinished = path.exists() and not (folder / DESCRIPTION).exists()
     try:
-        if unfinished and not differences(read_json(path), plan):
+        if unfinished and not _changes(folder, plan):
             fetch(folder)
             yield
         else:
@@ -237,10 +274,14 @@ def finish(
         ids = torch.zeros((1, config.network.max_tokens), dtype=torch.int64, device=parts.device)
         blank = torch.zeros((1, 3, side, side), device=parts.device)
         shape = parts.teacher(blank, ids, torch.ones_like(ids)).shape
+    network = to_plain(config.network) | {"tokenizer": None}
+    del network["init"]
+    if config.network.tokenizer is not None:
+        network["tokenizer"] = str(tokenizer_source(config.network, folder))
     document = {
         "fingerprint": fingerprint(plan),
         "plan": plan,
-        "network": {k: v for k, v in to_plain(config.network).items() if k != "init"},
+        "network": network,
         "side": side,
         "stride_size": [int(shape[2]), int(shape[3])],
         "files": {

@@ -49,6 +49,8 @@ class Failure:
     """One line."""
     severity: Literal["failed", "note"] = "failed"
     """failed = left out; note = converted and kept."""
+    leads_to: str = ""
+    """Where it was left out because of a link that leads out: the file that it leads to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,17 +1,25 @@
+import os
 import pickle
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.columns import file_sha256
 from pipeline.errors import ConfigError
 from train.text import (
     SPECIAL_TOKENS,
+    TOKENIZER_CONFIG,
+    absolute_source,
     build_vocabulary,
     load_text_encoder,
     save_vocabulary,
     split_words,
+    tokenizer_sha256,
 )
 
 SENTENCES = ["Red ball on the left", "the left, red one", "the ball"]
@@ -88,3 +96,66 @@ def test_what_cannot_be_loaded_is_refused(tmp_path):
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(ConfigError, match="begins with"):
         load_text_encoder(tmp_path)
+
+
+@pytest.fixture
+def saved(tmp_path, encoder):
+    """A tokenizer as transformers saves it, in a folder as the hub has them."""
+    folder = tmp_path / "saved"
+    encoder.tokenizer.save_pretrained(folder)
+    assert (folder / TOKENIZER_CONFIG).is_file()
+    return folder
+
+
+def test_a_folder_is_named_by_what_is_in_it_wherever_it_lies(saved, tmp_path):
+    before = tokenizer_sha256(saved)
+    assert re.fullmatch("[0-9a-f]{64}", before)
+    shutil.copytree(saved, tmp_path / "copy")
+    (tmp_path / "link").symlink_to(saved)
+    (tmp_path / "links").mkdir()
+    for path in saved.iterdir():
+        (tmp_path / "links" / path.name).symlink_to(path)
+    assert {tokenizer_sha256(tmp_path / name) for name in ("copy", "link", "links")} == {before}
+
+
+def test_every_file_of_a_folder_counts_but_weights_and_hidden_ones(saved):
+    before = tokenizer_sha256(saved)
+    for name in ("model.safetensors", "pytorch_model.bin", "README.md", ".gitattributes",
+                 "model.safetensors.index.json"):  # fmt: skip
+        (saved / name).write_bytes(b"other")
+    (saved / "onnx").mkdir()
+    assert tokenizer_sha256(saved) == before
+    seen = {before}
+    for path in [path for path in saved.iterdir() if path.suffix in (".json", ".txt")]:
+        if path.name.endswith(".index.json"):
+            continue
+        content = path.read_bytes()
+        path.write_bytes(content + b"\n")
+        seen.add(tokenizer_sha256(saved))
+        path.write_bytes(content)
+    (saved / "added_tokens.json").write_text("{}")
+    seen.add(tokenizer_sha256(saved))
+    assert len(seen) >= 4
+    assert len(list(saved.glob("*.json"))) >= 3
+
+
+def test_a_vocabulary_alone_is_named_by_its_file(tmp_path):
+    path = save_vocabulary(build_vocabulary(SENTENCES), tmp_path)
+    (tmp_path / "notes.json").write_text("{}")  # which nobody reads
+    assert tokenizer_sha256(path) == tokenizer_sha256(tmp_path) == file_sha256(path)
+
+
+def test_a_name_on_the_hub_has_no_content_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = Path("google-bert/bert-base-uncased")
+    assert tokenizer_sha256(name) is None
+    assert absolute_source(name) == name
+    name.mkdir(parents=True)
+    assert absolute_source(name) == tmp_path / name
+
+
+def test_what_cannot_be_hashed_is_one_line(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="a tokenizer that cannot be read") as refused:
+        tokenizer_sha256(tmp_path / "pipe")
+    assert "\n" not in str(refused.value)
