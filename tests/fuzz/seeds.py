@@ -119,7 +119,12 @@ def _make_small_run(run: Path) -> None:
     make_run(run, pictures)
     (run / "manifest" / "failures.jsonl").write_text(
         '{"file": "b.png", "item": "data.jsonl: line 2", "reason": "empty", "severity": "failed"}\n'
+        '{"file": "c.png", "item": "data.jsonl: line 3", "leads_to": "/blobs/c.png", '
+        '"reason": "expected a file inside images, found a link", "severity": "failed"}\n'
     )
+    about = json.loads((run / "manifest" / "manifest.json").read_text())
+    about["links_into"] = ["../images", "/blobs"]
+    (run / "manifest" / "manifest.json").write_text(json.dumps(about, indent=1, sort_keys=True))
     refine_labels(RefineConfig(shard_size=2, measure=False), run, 1)
     ones = np.ones(2, np.int64)
     outcomes = Outcomes(
