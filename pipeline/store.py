@@ -18,9 +18,12 @@ from typing import Any
 
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import StoreError
 from pipeline.found_values import why
+from pipeline.limited_files import LimitedStore
 from pipeline.local_copies import files_below, scratch, upload
 from pipeline.places import (
     Place,
@@ -152,16 +155,26 @@ def _create_array(group: zarr.Group, spec: ArraySpec, num_rows: int, shard_rows:
 
 
 def open_store(path: Place) -> zarr.Group:
-    """Open a store for reading.
+    """Open a store for reading; its arrays are opened by `pipeline.zarr_limits.open_arrays`.
 
     Raises:
         StoreError: If there is none.
     """
-    name, options = open_array_options(path)
     try:
-        return zarr.open_group(name, mode="r", zarr_format=3, storage_options=options)
+        files = LimitedStore(sync(_files(path)), None)
+        return zarr.open_group(files, mode="r", zarr_format=3)
     except _DAMAGE as error:
-        raise StoreError(f"{path}: no readable Zarr group ({why(error)})") from error
+        raise StoreError(
+            f"{path}: no readable Zarr group ({why(error)}); run 'inspect-shards verify {path}'"
+        ) from error
+
+
+async def _files(path: Place) -> LocalStore | FsspecStore:
+    """Give a store's files as zarr reads them; its own event loop holds connections to objects."""
+    if is_local(path):
+        return await LocalStore.open(path, read_only=True, mode="r")
+    name, options = open_array_options(path)
+    return FsspecStore.from_url(name, storage_options=options, read_only=True)
 
 
 @contextmanager

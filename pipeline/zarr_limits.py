@@ -1,7 +1,8 @@
 """Refuse a Zarr store whose metadata asks for what no stage of ours would write.
 
 zarr believes a `zarr.json`: what was never written reads as fill values, made at the size that is
-declared, so that a kilobyte of JSON can ask for a terabyte. Nothing here reads a chunk.
+declared, so that a kilobyte of JSON can ask for a terabyte. Nothing here reads a chunk; that what
+is admitted is all that chunks can unpack to, is the work of `pipeline.bounded_arrays`.
 """
 
 import json
@@ -12,6 +13,8 @@ from typing import Any
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 
+from pipeline.bounded_arrays import bounded
+from pipeline.bounded_codecs import UNPACK
 from pipeline.errors import StoreError
 from pipeline.found_values import shown, why
 from pipeline.store import PAYLOAD_CAPACITY_BYTES, PAYLOAD_CHUNK_BYTES, ArraySpec
@@ -38,6 +41,12 @@ MAX_ARRAYS = 64
 CODECS = ("bytes", "crc32c", "zstd", "gzip", "blosc", "transpose", "sharding_indexed")
 """Codecs of zarr's own that turn numbers into bytes and nothing else."""
 
+MAX_CODECS = 8
+"""Codecs in a row: each is gone through for every chunk."""
+
+INDEX_CODECS = ({"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"})
+"""What zarr writes the index of a shard with."""
+
 ITEM_BYTES = {
     "bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "int32": 4,
     "uint32": 4, "float32": 4, "int64": 8, "uint64": 8, "float64": 8,
@@ -60,14 +69,14 @@ def open_arrays(
         num_rows: Its rows, where they are known.
 
     Returns:
-        The arrays by name, sorted.
+        The arrays by name, sorted; for reading, as `pipeline.bounded_arrays.bounded` makes them.
 
     Raises:
         StoreError: If an array's metadata is damaged, or `check_metadata` refuses it.
     """
     try:
         found = dict(sorted(group.arrays(), key=lambda pair: pair[0]))
-        documents = {name: _document(array) for name, array in found.items()}
+        documents = {name: document_of(array) for name, array in found.items()}
     # Damaged metadata raises anything, from KeyError to RecursionError.
     except Exception as error:
         if isinstance(error, OSError) and not isinstance(error, _NO_FILE):  # the way, not the file
@@ -77,11 +86,11 @@ def open_arrays(
             f"({type(error).__name__}: {why(error)}); run 'inspect-shards repair'"
         ) from error
     check_metadata(documents, where, specs, num_rows)
-    return found
+    return {name: bounded(array, name) for name, array in found.items()}
 
 
-def _document(array: zarr.Array[Any]) -> Any:
-    """Give an array's metadata as zarr understood it, wherever it came from."""
+def document_of(array: zarr.Array[Any]) -> Any:
+    """Give an array's `zarr.json` as zarr understood it, wherever it came from."""
     buffers = array.metadata.to_buffer_dict(default_buffer_prototype())
     return json.loads(buffers["zarr.json"].to_bytes())
 
@@ -176,15 +185,25 @@ class _Layout:
 
     def _follow(self, codecs: Any, depth: int) -> None:
         """Go through codecs, and those within a shard."""
-        for codec in codecs:
-            name = codec if isinstance(codec, str) else codec["name"]
+        names = [codec if isinstance(codec, str) else codec["name"] for codec in codecs]
+        for name in names:
             if name not in CODECS or depth > 1:
                 raise _RefusedError(f"expected codecs of {', '.join(CODECS)}, found {shown(name)}")
-            if name == "sharding_indexed":
-                inner = codec["configuration"]
-                self.chunk = _sides(inner["chunk_shape"], "chunk_shape")
-                self._follow(inner["codecs"], depth + 1)
-                self._follow(inner["index_codecs"], depth + 1)
+        # How much comes out of a codec is known only where it is the one that packs.
+        packing = [name for name in names if name in UNPACK or name == "sharding_indexed"]
+        if len(packing) > 1 or len(names) > MAX_CODECS:
+            raise _RefusedError(
+                f"expected at most {MAX_CODECS} codecs, of which one packs, found {shown(names)}"
+            )
+        if "sharding_indexed" in names:
+            inner = codecs[names.index("sharding_indexed")]["configuration"]
+            self.chunk = _sides(inner["chunk_shape"], "chunk_shape")
+            self._follow(inner["codecs"], depth + 1)
+            if tuple(inner["index_codecs"]) != INDEX_CODECS:
+                raise _RefusedError(
+                    f"expected little-endian bytes and crc32c as index_codecs, found "
+                    f"{shown(inner['index_codecs'])}"
+                )
 
     @property
     def is_payload(self) -> bool:

@@ -4,8 +4,9 @@ A training draws labels at random, one at a time. For each, zarr opens the shard
 its index and schedules coroutines; here an index is read once, and a row is one read of one frame.
 """
 
-import json
+import math
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numcodecs.zstd import Zstd
+import zarr
 from upath import UPath
 
+from pipeline.bounded_codecs import (
+    ABSENT,
+    CRC_BYTES,
+    INDEX_ENTRY_BYTES,
+    check_index,
+    packed_limit,
+    unpack_zstd,
+)
 from pipeline.places import Place, here, is_local
+from pipeline.zarr_limits import document_of
 from refine.labels import LabelReader
 
-_ABSENT = 2**64 - 1
-_ENTRY_BYTES = 16
-_CRC_BYTES = 4
 _CODECS = ["bytes", "zstd"]
 _INDEX_CODECS = ["bytes", "crc32c"]
 
@@ -34,26 +41,22 @@ class FastLabelReader(LabelReader):
             return
         super()._open()
         for name in ("mask", "weight"):
-            self._arrays[name] = open_rows(here(self.path / name)) or self._arrays[name]
+            array = self._arrays[name]
+            self._arrays[name] = open_rows(here(self.path / name), array) or array
 
 
-def open_rows(folder: Place) -> "ShardRows | None":
-    """Open an array of a store for reading row by row.
+def open_rows(folder: Place, array: "zarr.Array[Any]") -> "ShardRows | None":
+    """Read an array of a store row by row.
 
     Args:
-        folder: Of the array, with its `zarr.json`.
+        folder: Of the array.
+        array: The same, opened by `pipeline.zarr_limits.open_arrays`, which knows its limits.
 
     Returns:
         The rows; None if the array is laid out otherwise than `pipeline.store` does, which zarr
         can read all the same.
     """
-    try:
-        return _rows_of(folder, json.loads((folder / "zarr.json").read_text(encoding="utf-8")))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def _rows_of(folder: Place, about: Any) -> "ShardRows | None":
+    about = document_of(array)
     codecs = about["codecs"]
     if [codec["name"] for codec in codecs] != ["sharding_indexed"]:
         return None
@@ -83,7 +86,8 @@ def _rows_of(folder: Place, about: Any) -> "ShardRows | None":
 class ShardRows:
     """Rows of one sharded uint8 array, by `rows[row, ...]` as of a zarr array; made by `open_rows`.
 
-    Checks what zarr checks: the index by its CRC, every chunk by its frame's checksum.
+    Checks what zarr checks, the index by its CRC and every chunk by its frame's checksum, and
+    unpacks no more than a chunk's shape states.
     """
 
     folder: Place
@@ -111,13 +115,10 @@ class ShardRows:
         if content is None:
             whole = np.full(self.chunk_shape, self.fill_value, np.uint8)
         else:
-            whole = np.frombuffer(content, np.uint8)
-            if whole.size != np.prod(self.chunk_shape):
-                raise ValueError(f"shard {shard}: chunk {chunk} has {whole.size} bytes")
-            whole = whole.reshape(self.chunk_shape)
+            whole = content.reshape(self.chunk_shape)
         return np.asarray(whole[(position, *key[1:])], np.uint8)
 
-    def _chunk(self, shard: int, chunk: int) -> bytes | None:
+    def _chunk(self, shard: int, chunk: int) -> npt.NDArray[np.uint8] | None:
         """Read one chunk's bytes; None if it was never written."""
         path = self.folder.joinpath("c", str(shard), *["0"] * (len(self.chunk_shape) - 1))
         try:
@@ -131,20 +132,23 @@ class ShardRows:
         if packed is None:
             return None
         try:
-            return bytes(Zstd().decode(packed))
-        except (RuntimeError, MemoryError) as error:
-            raise ValueError(f"shard {shard}: chunk {chunk} is damaged ({error})") from error
+            return unpack_zstd(np.frombuffer(packed, np.uint8), math.prod(self.chunk_shape))
+        except ValueError as error:
+            raise ValueError(f"{self._what(shard)}: chunk {chunk}: {error}") from error
 
     def _of_file(self, path: Path, shard: int, chunk: int) -> bytes | None:
         """Read one chunk's packed bytes; the index is read anew if the file is another by now."""
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
         try:
-            stat = os.fstat(descriptor)
-            identity = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"{self._what(shard)}: expected a file, found a pipe or device")
+            identity = (status.st_ino, status.st_size, status.st_mtime_ns)
             if shard not in self._indices or self._indices[shard][0] != identity:
                 length = self._index_bytes
-                content = os.pread(descriptor, length, max(0, stat.st_size - length))
-                self._indices[shard] = identity, self._checked(shard, content)
+                content = os.pread(descriptor, length, max(0, status.st_size - length))
+                end = status.st_size - length
+                self._indices[shard] = identity, self._checked(shard, content, end)
             extent = self._extent(shard, chunk)
             return None if extent is None else os.pread(descriptor, extent[1], extent[0])
         finally:
@@ -162,21 +166,29 @@ class ShardRows:
 
     @property
     def _index_bytes(self) -> int:
-        return self.shard_rows // self.chunk_shape[0] * _ENTRY_BYTES + _CRC_BYTES
+        return self.shard_rows // self.chunk_shape[0] * INDEX_ENTRY_BYTES + CRC_BYTES
+
+    def _what(self, shard: int) -> str:
+        return f"array {self.folder.name}: shard {shard}"
 
     def _extent(self, shard: int, chunk: int) -> tuple[int, int] | None:
         """Give offset and length of a chunk; None if it was never written."""
         offset, length = (int(number) for number in self._indices[shard][1][chunk])
-        return None if offset == length == _ABSENT else (offset, length)
+        return None if offset == length == ABSENT else (offset, length)
 
-    def _checked(self, shard: int, content: bytes) -> npt.NDArray[np.uint64]:
+    def _checked(self, shard: int, content: bytes, end: int = 1 << 62) -> npt.NDArray[np.uint64]:
         """Give a shard's index (chunks, 2) out of the file's last bytes."""
-        length = self._index_bytes - _CRC_BYTES
+        length, what = self._index_bytes - CRC_BYTES, self._what(shard)
         if len(content) != self._index_bytes:
-            raise ValueError(f"shard {shard}: {len(content)} bytes are too few for its index")
+            raise ValueError(f"{what}: {len(content)} bytes are too few for its index")
         if struct.unpack("<I", content[length:])[0] != crc32c(content[:length]):
-            raise ValueError(f"shard {shard}: the checksum of its index differs")
-        return np.frombuffer(content[:length], "<u8").reshape(-1, 2)
+            raise ValueError(f"{what}: the checksum of its index differs")
+        index = np.frombuffer(content[:length], "<u8").reshape(-1, 2)
+        try:
+            check_index(index, packed_limit(math.prod(self.chunk_shape)), end)
+        except ValueError as error:
+            raise ValueError(f"{what}: its index: {error}") from error
+        return index
 
 
 def _table() -> tuple[int, ...]:

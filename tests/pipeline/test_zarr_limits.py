@@ -68,6 +68,9 @@ def test_what_create_store_makes_is_admitted(store):
 
 
 TERABYTE = 1 << 40
+LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+ZSTD = {"name": "zstd", "configuration": {"level": 3, "checksum": False}}
+GZIP = {"name": "gzip", "configuration": {"level": 3}}
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,32 @@ TERABYTE = 1 << 40
             "expected codecs of bytes, crc32c, zstd, gzip, blosc, transpose, sharding_indexed, "
             "found 'numcodecs.zlib'",
         ),
+        (
+            "row",
+            {"codecs": [LITTLE, ZSTD, {"name": "crc32c"}, GZIP]},
+            "expected at most 8 codecs, of which one packs, found ['bytes', 'zstd', 'crc32c', 'gzi",
+        ),
+        ("row", {"codecs": [LITTLE] + [{"name": "crc32c"}] * 8}, "expected at most 8 codecs"),
+        (
+            "mask",
+            {"codecs__0__configuration__codecs": [{"name": "bytes"}, ZSTD, ZSTD]},
+            "expected at most 8 codecs, of which one packs, found ['bytes', 'zstd', 'zstd']",
+        ),
+        (
+            "mask",
+            {"codecs__0__configuration__index_codecs": [LITTLE]},
+            "expected little-endian bytes and crc32c as index_codecs, found [{",
+        ),
+        (
+            "mask",
+            {"codecs__0__configuration__index_codecs__0__configuration__endian": "big"},
+            "expected little-endian bytes and crc32c as index_codecs",
+        ),
+        (
+            "mask",
+            {"codecs__0__configuration__index_codecs": [LITTLE, ZSTD]},
+            "expected little-endian bytes and crc32c as index_codecs",
+        ),
         ("row", {"fill_value": "many"}, "metadata that zarr cannot read"),
         (
             "row",
@@ -137,6 +166,16 @@ TERABYTE = 1 << 40
 def test_metadata_of_others_is_refused_before_anything_is_read(store, array, entries, message):
     change(store, array, **entries)
     assert message in refusal(store)
+
+
+@pytest.mark.filterwarnings("ignore:Combining a .sharding_indexed. codec")
+def test_shards_are_not_packed_again(store):
+    """What comes out of the outer codec is a shard, the length of which nothing says."""
+    path = store / "mask" / "zarr.json"
+    document = json.loads(path.read_text())
+    document["codecs"].append(ZSTD)
+    path.write_text(json.dumps(document))
+    assert "of which one packs, found ['sharding_indexed', 'zstd']" in refusal(store)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +305,8 @@ SHARDED = """{"shape": [6, 8, 4], "data_type": "uint8", "fill_value": 0,
 "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [3, 8, 4]}},
 "codecs": [{"name": "sharding_indexed", "configuration": {"chunk_shape": [1, 8, 4],
 "codecs": [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": 3, "checksum": true}}],
-"index_codecs": [{"name": "bytes"}, {"name": "crc32c"}], "index_location": "end"}}],
+"index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+"index_location": "end"}}],
 "attributes": {}, "zarr_format": 3, "node_type": "array", "storage_transformers": []}"""
 
 
