@@ -428,6 +428,41 @@ def test_verify_covers_the_students(half_copy):
     assert "student.json damaged" in invoke("verify", half_copy).stdout
 
 
+def test_verify_says_the_same_with_any_number_of_threads(half_copy):
+    student = RunPaths(half_copy).student(1)
+    student.mkdir(parents=True)
+    names = [f"{letter}.safetensors" for letter in "abcdefgh"]
+    for name in names:
+        (student / name).write_text(name)
+    files = {name: audit.file_sha256(student / name) for name in names}
+    (student / "student.json").write_text(json.dumps({"files": files}))
+    (student / names[2]).write_text("other")
+    (student / names[5]).unlink()
+    store = half_copy / "candidates.zarr"
+    (store / "area" / "zarr.json").unlink()
+    damage(store / "cells")
+    (half_copy / "manifest" / "image_path.data.npy").unlink()
+    numbers = ([], ["--threads", 1], ["--threads", 3], ["--threads", 20])
+    found = [invoke("verify", half_copy, *options) for options in numbers]
+    assert {result.exit_code for result in found} == {1}
+    assert {result.stderr for result in found} == {""}
+    assert len({result.stdout for result in found}) == 1
+    lines = found[0].stdout.splitlines()
+    for told in (
+        f"{half_copy / 'manifest'}: 0 of 1 manifests intact",
+        f"{store}: shard 0 damaged: cells/c/0/0/0: sha256 differs",
+        f"{student}: c.safetensors damaged: sha256 differs",
+        f"{student}: f.safetensors damaged: cannot be read (No such file or directory)",
+        f"{student}: 6 of 8 files intact",
+    ):
+        assert told in lines
+    places = list(dict.fromkeys(line.split(": ")[0] for line in lines))
+    assert places == [
+        str(half_copy / name)
+        for name in ("manifest", *(f"{store}.zarr" for store in STORES), "round-1/student")
+    ]
+
+
 def test_verify_of_a_finished_run_finds_nothing(finished_run):
     result = invoke("verify", finished_run[0])
     assert result.exit_code == 0, result.output
