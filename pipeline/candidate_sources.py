@@ -67,7 +67,8 @@ def _from_network(
     def read(image: int) -> Any:
         try:
             path, size = manifest.image_file(image), manifest.size_of(image)
-            pixels = read_image(path, canvas=config.canvas, size=size)
+            sha256 = manifest.image_sha256[image]
+            pixels = read_image(path, canvas=config.canvas, size=size, sha256=sha256)
         except ItemError as error:
             return error
         return entry.prepare(network, pixels, options)

@@ -43,6 +43,7 @@ class CandidatesWork:
         """Give the columns of `candidates.zarr` for the given rows."""
         use_threads(1)  # on a CPU the last bits depend on the number of threads
         manifest = load_manifest(RunPaths(self.run_dir).manifest)
+        manifest.require_images()
         images = manifest.images_of("train")[rows.start : rows.stop]
         results: list[Candidates | None] = []
         failures: list[FailedItem] = []

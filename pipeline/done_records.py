@@ -7,6 +7,7 @@ missing chunk reads as zeros, and a file may be half of what was meant.
 import functools
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from pipeline.json_files import checked_object, read_checked, write_checked
 from pipeline.places import Place, is_local, is_on_the_way, lengths_below, names_in, read_bytes
 
 _AT_ONCE = 1000  # records fetched together from an object store
+_FILE = re.compile(r"\w[\w.-]*(/\w[\w.-]*)+", re.ASCII)
+"""A chunk: its array, "c" and numbers; no name of it leads out of the store."""
 _NO_RECORD = (TypeError, KeyError, AttributeError)
 
 
@@ -116,6 +119,8 @@ def read_any_done(store: Place, shard: int) -> DoneRecord | None:
 
 
 def _record(document: dict[str, Any]) -> DoneRecord:
+    if not all(map(_FILE.fullmatch, document["files"])):  # files are hashed, and deleted by repair
+        raise KeyError("files outside the store")
     failures = tuple(FailedItem(**entry) for entry in document.pop("failures"))
     return DoneRecord(failures=failures, **document)
 

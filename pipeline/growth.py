@@ -13,7 +13,18 @@ from pipeline.config import differences
 from pipeline.errors import SemiresError
 from pipeline.manifest import images_fingerprint, load_manifest
 from pipeline.places import Place
-from pipeline.records import Plan, begun_shards, done_path, read_done, write_done, write_plan
+from pipeline.records import (
+    Plan,
+    begun_shards,
+    done_path,
+    file_lengths,
+    files_are_whole,
+    note_growth,
+    read_all_done,
+    read_done,
+    write_done,
+    write_plan,
+)
 from pipeline.store import metadata_hashes, restore_metadata
 
 
@@ -64,16 +75,37 @@ def has_grown(plan: Plan, stored: dict[str, Any]) -> bool:
     return first_items_are(plan.stage, plan.store.parent, old)
 
 
+def kept_shards(plan: Plan, stored: dict[str, Any]) -> list[int]:
+    """List the shards that stay as they are when a store is grown, rising; changes nothing.
+
+    Args:
+        plan: The grown plan.
+        stored: What plan.json holds, of fewer items.
+    """
+    whole = stored["plan"]["num_items"] // plan.shard_size
+    lengths = file_lengths(plan.store)
+    return [
+        shard
+        for shard, record in read_all_done(plan.store)
+        if record is not None
+        and record.shard == shard < whole
+        and record.fingerprint in (stored["fingerprint"], plan.fingerprint)
+        and files_are_whole(plan.store, record, lengths)
+    ]
+
+
 def grow_store(plan: Plan, stored: dict[str, Any]) -> int:
     """Turn a store into one of the grown plan; may be interrupted and repeated.
 
-    Whole shards are stamped with the new plan, the plan comes last.
+    Whole shards are stamped with the new plan, the plan comes last; meanwhile the old one names the
+    new, so that shards of either are known to be sound.
 
     Returns:
         How many shards are kept.
     """
     kept = 0
     whole = stored["plan"]["num_items"] // plan.shard_size
+    note_growth(plan.store, plan.fingerprint)
     for shard in begun_shards(plan.store):
         path = done_path(plan.store, shard)
         record = read_done(plan.store, shard, stored["fingerprint"])

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from pipeline.columns import file_sha256
 from pipeline.errors import ItemError
 from pipeline.places import Place, is_local, is_on_the_way, read_bytes
 
@@ -95,7 +96,11 @@ def read_size(path: Path) -> ImageFacts:
 
 
 def read_image(
-    path: Place, *, canvas: int | None, size: tuple[int, int] | None = None
+    path: Place,
+    *,
+    canvas: int | None,
+    size: tuple[int, int] | None = None,
+    sha256: str | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Read an image, upright, RGB, no larger than the canvas.
 
@@ -104,13 +109,14 @@ def read_image(
         canvas: Longest side of the result in pixels; smaller images are not enlarged. None
             keeps the original size.
         size: Upright original (H, W) that the manifest states; None does not check.
+        sha256: Of the file, as the manifest states it; None does not check.
 
     Returns:
         RGB, shape (*canvas_size((H, W), canvas), 3), uint8, C-contiguous, writable.
 
     Raises:
         ItemError: If the file is missing, empty, truncated, not an image, beyond `MAX_PIXELS`,
-            of an unusable kind (32 bits a channel), or not of `size`.
+            of an unusable kind (32 bits a channel), or not of `size` or `sha256`.
     """
     with _opened(path) as image:
         facts = _facts(image)
@@ -118,6 +124,11 @@ def read_image(
             raise ItemError(
                 f"expected an image of {size[0]}x{size[1]} (HxW) as in the manifest, found "
                 f"{facts.size[0]}x{facts.size[1]} in {path}; restore the file or prepare again"
+            )
+        if sha256 is not None and file_sha256(path) != sha256:
+            raise ItemError(
+                f"expected the file that the data were prepared with (sha256 {sha256[:16]}), found "
+                f"another at {path}; restore it or prepare again with --force"
             )
         orientation = _orientation(image)
         height, width = canvas_size(facts.raw_size, canvas)
@@ -187,8 +198,8 @@ def _file_of(path: Place) -> Path | io.BytesIO:
         content = b"" if is_local(path) else read_bytes(path)
         status = path.stat() if is_local(path) else None
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and is_on_the_way(path, error):
-            raise
+        if isinstance(error, OSError) and not is_local(path) and is_on_the_way(path, error):
+            raise  # on a disk, an image that may not be read is one bad item
         raise ItemError(
             f"expected an image file, found none that can be read at {path}; "
             "check the image root and the file name"

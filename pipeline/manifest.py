@@ -124,16 +124,17 @@ def load_manifest(folder: Place, *, verify: bool = False) -> Manifest:
     hashes: dict[str, str] = document["files"]
     for name, recorded in hashes.items() if verify else ():
         if _sha256_or_none(folder / name) != recorded:
-            raise ManifestError(f"{folder / name} is missing or damaged; prepare the data again")
+            where = folder / name
+            raise ManifestError(f"{where} is missing or damaged; run 'prepare-data --force'")
     try:
         manifest = _open(folder, document, lambda name: local_copy(folder / name, hashes[name]))
     except (ManifestError, StoreError) as error:
-        raise ManifestError(f"{folder}: {error}; prepare the data again") from error
+        raise ManifestError(f"{folder}: {error}; run 'prepare-data --force'") from error
     except (OSError, ValueError, EOFError, KeyError) as error:
         if isinstance(error, OSError) and is_on_the_way(folder, error):
             raise
         raise ManifestError(
-            f"{folder}: a column is missing or damaged ({error}); prepare the data again"
+            f"{folder}: a column is missing or damaged ({error}); run 'prepare-data --force'"
         ) from error
     if _counts(manifest) != document["counts"]:
         raise ManifestError(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pipeline.columns import StringColumn, column_arrays
 from pipeline.containment import check_inside
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, StoreError
 from pipeline.images import canvas_size
 from pipeline.places import Place
 from pipeline.segmentation import decode_rle, rescale_mask
@@ -33,6 +33,7 @@ ARRAYS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "expression_object": (np.int32, ()),
 }
 _NAMES = ("image_id", "image_path", "image_sha256", "object_id", "object_category")
+_LOOKED_FOR = 16
 STRINGS = (*_NAMES, "object_rle", "expression_text")
 
 
@@ -151,6 +152,20 @@ class Manifest:
         name = self.image_path[image]
         check_inside(self.image_root, name, self.links_into)
         return self.image_root / name
+
+    def require_images(self) -> None:
+        """Check that there are images where they are looked for: a disk may not be mounted.
+
+        Raises:
+            StoreError: If none of some images is there; all would fail, and count as done.
+        """
+        root = self.image_root
+        some = np.linspace(0, self.num_images - 1, min(self.num_images, _LOOKED_FOR), dtype=int)
+        if self.num_images and not any((root / self.image_path[row]).exists() for row in some):
+            raise StoreError(
+                f"{root}: expected the images of the manifest, found none of {len(some)} that were "
+                "looked for; mount the disk or put them back, and run the same command again"
+            )
 
     def describe_expression(self, row: int) -> str:
         """Name an expression for messages: its image's file, and the sentence."""

@@ -3,20 +3,22 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.attempts import held
 from pipeline.errors import StoreError
-from pipeline.growth import grow_store, has_grown
+from pipeline.growth import grow_store, has_grown, kept_shards
 from pipeline.locks import Part
-from pipeline.places import create_once, is_local
+from pipeline.places import create_once, is_local, names_in
 from pipeline.records import (
     Plan,
     begun_shards,
-    drop_replaced,
     read_all_done,
     records_folder,
     refuse_other_plan,
     replacing,
+    settle_replaced,
     stored_plan,
     write_plan,
 )
@@ -47,24 +49,43 @@ def check_plan(plan: Plan, made_by: str) -> bool:
         return False
     try:
         stored = stored_plan(plan.store, made_by)
-    except StoreError:
-        if not _shards_are_of(plan) and (records_folder(plan.store) / "plan.json").exists():
+    except StoreError as error:
+        if _shards_are_of(plan):
+            return True
+        if (records_folder(plan.store) / "plan.json").exists():
             raise
-        return _shards_are_of(plan)
+        if _holds_shards(plan):
+            raise StoreError(
+                f"{plan.store}: holds shards, but {records_folder(plan.store)} has no plan that "
+                f"says of which settings; copy that folder beside it, go back to the settings that "
+                f"all its shards were made with, or add --force to replace them"
+            ) from error
+        return False
     if stored["fingerprint"] != plan.fingerprint and not has_grown(plan, stored):
         refuse_other_plan(plan, made_by)
     return True
 
 
-def growth_of(plan: Plan) -> int | None:
-    """Give the number of items that a store holds which the plan would grow; None if none."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """A store that a plan would grow."""
+
+    items: int
+    """What it holds now."""
+    kept: tuple[int, ...]
+    """Shards that stay as they are, rising."""
+
+
+def growth_of(plan: Plan) -> Growth | None:
+    """Say what a plan would grow and what stays of it; None if it grows nothing."""
     try:
         stored = stored_plan(plan.store, plan.stage)
     except StoreError:
         return None
     if stored["fingerprint"] == plan.fingerprint or not has_grown(plan, stored):
         return None
-    return int(stored["plan"]["num_items"])
+    kept = tuple(kept_shards(plan, stored))
+    return Growth(items=int(stored["plan"]["num_items"]), kept=kept)
 
 
 @contextmanager
@@ -83,23 +104,23 @@ def prepared(plan: Plan, replace: Replace, made_by: str, part: Part | None) -> I
     if part is not None:
         if replace == "always":
             raise StoreError(
-                f"{plan.store}: --force would delete what the other parts do; run '{made_by} "
-                f"--force' without --engine static first"
+                f"{plan.store}: --force would delete what the other parts do; delete {plan.store} "
+                f"and {records_folder(plan.store)}, or take a new --run-dir, and start the parts "
+                f"of '{made_by}' without --force"
             )
         with _one_at_a_time(plan), space_needed(plan.store):
             if not _is_usable(plan, replace, made_by):
                 _create(plan)
         yield
         return
+    folders = plan.store, records_folder(plan.store)
+    settle_replaced(folders, lambda: bool(begun_shards(plan.store)))
     with space_needed(plan.store):
         usable = replace != "always" and _is_usable(plan, replace, made_by)
     if usable:
-        drop_replaced(plan.store, records_folder(plan.store))
         yield
         return
-    with replacing(
-        (plan.store, records_folder(plan.store)), lambda: bool(begun_shards(plan.store))
-    ):
+    with replacing(folders, lambda: bool(begun_shards(plan.store))):
         with space_needed(plan.store):
             _create(plan)
         yield
@@ -146,14 +167,24 @@ def _shards_are_of(plan: Plan) -> bool:
     return prints == {plan.fingerprint}
 
 
+def _holds_shards(plan: Plan) -> bool:
+    """Tell whether there is a done record or a file of any shard."""
+    arrays = (plan.store / spec.name / "c" for spec in plan.specs)
+    return bool(begun_shards(plan.store)) or any(names_in(folder) for folder in arrays)
+
+
 @contextmanager
 def _one_at_a_time(plan: Plan) -> Iterator[None]:
-    """Let one part of a static run look after the store: who creates a file, which only one can."""
+    """Let one part of a static run look after the store: who holds a file, which only one can."""
     claim = records_folder(plan.store) / "preparing"
+    if is_local(claim):
+        with held(claim, PREPARE_SECONDS):
+            yield
+        return
     waited_until = time.monotonic() + PREPARE_SECONDS
-    # Whoever holds it longer is gone: nobody needs two minutes.
+    # Whoever has it longer is gone: nobody needs two minutes.
     while not create_once(claim, b"") and time.monotonic() < waited_until:
-        time.sleep(0.1 if is_local(claim) else 2.0)  # a thousand parts ask the same object store
+        time.sleep(2.0)  # a thousand parts ask the same object store
     try:
         yield
     finally:

@@ -55,8 +55,9 @@ def prepare_data(
         config: Which data set, and how.
         run_dir: `manifest/` is written here, and `scenes/` if the reader generates them.
         limit: Images to keep of every split, for trials, at least 1; None keeps all.
-        force: Replace a manifest of another config, or whose images have changed since, once the
-            new one is ready to be written; until then it and generated scenes stay as they are.
+        force: Replace a manifest of another config, whose images have changed since, or from which
+            some were left out (they may have been mended), once the new one is ready to be
+            written; until then it and generated scenes stay as they are.
         workers: Processes that generate scenes; the result does not depend on it.
         progress: Called after every scene that is generated and every object that is read, with
             "scenes" or "objects" and the number so far; see `progress_bar`.
@@ -78,9 +79,10 @@ def prepare_data(
     if (folder if is_local(folder) else folder / DESCRIPTION).exists():
         try:
             _refuse_other(folder, request)
-            summary, manifest = summary_of(folder, reused=True), load_manifest(folder)
+            summary, manifest = summary_of(folder, reused=True), load_manifest(folder, verify=True)
             links_differ = set(manifest.links_into) != set(_links_into(config))
-            if not links_differ and (not force or _images_are_as_recorded(manifest)):
+            is_current = not force or (not summary.failed and _images_are_as_recorded(manifest))
+            if not links_differ and is_current:
                 return summary
             same_as = None if force else manifest
         except ManifestError:

@@ -107,7 +107,7 @@ def stored_plan(store: Place, made_by: str) -> dict[str, Any]:
         if isinstance(error.__cause__, FileNotFoundError):
             raise missing from error
         raise
-    known = {"plan", "fingerprint", "unit", "metadata"}
+    known = {"plan", "fingerprint", "unit", "metadata", "retried", "growing"}
     if (
         not {"plan", "fingerprint"} <= document.keys() <= known
         or not isinstance(document["plan"], dict)
@@ -133,25 +133,75 @@ def open_planned(store: Place) -> dict[str, zarr.Array[Any]]:
 
 def write_plan(plan: Plan, metadata: dict[str, str]) -> None:
     """Write a store's plan; with the hashes of its zarr.json files, by path in the store."""
+    path = records_folder(plan.store) / "plan.json"
     document = {**plan.document(), "metadata": metadata}
-    write_checked(records_folder(plan.store) / "plan.json", document)
+    with suppress(StoreError):
+        document.update({k: v for k, v in read_checked(path).items() if k == "retried"})
+    write_checked(path, document)
+
+
+def content_fingerprint(document: dict[str, Any]) -> str:
+    """Name what a store holds, for what is made of it.
+
+    Args:
+        document: As `stored_plan` gives it.
+
+    Returns:
+        The plan's fingerprint. A plan cannot know which items failed: once something was made of a
+        store, and failed items of it are tried again, it is another name, and what was made of the
+        store before is stale.
+    """
+    retried = document.get("retried", 0)
+    name: str = document["fingerprint"]
+    return fingerprint({"fingerprint": name, "retried": retried}) if retried else name
+
+
+def note_growth(store: Place, grown: str) -> None:
+    """Note the fingerprint of the plan that a store is being stamped with."""
+    path = records_folder(store) / "plan.json"
+    write_checked(path, {**read_checked(path), "growing": grown})
+
+
+def note_retry(store: Place) -> None:
+    """Note that failed items of a store, of which something was made, are tried again."""
+    path = records_folder(store) / "plan.json"
+    document = read_checked(path)
+    write_checked(path, {**document, "retried": int(document.get("retried", 0)) + 1})
 
 
 def refuse_other_plan(plan: Plan, made_by: str) -> None:
     """Refuse to mix results: a store begun with another plan is left as it is.
 
     Raises:
-        StoreError: Names up to five differences.
+        StoreError: Names up to five differences; those of the arrays, which follow from the
+            others, only where there are no others.
     """
     document = stored_plan(plan.store, made_by)
     if document["fingerprint"] == plan.fingerprint:
         return
     lines = differences(document["plan"], plan.document()["plan"])
+    lines = [line for line in lines if not line.startswith("arrays")] or lines
     shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
     raise StoreError(
         f"{plan.store}: made otherwise ({shown}); go back to that, choose a new --run-dir, "
         f"or add --force to replace it"
     )
+
+
+def settle_replaced(folders: tuple[Place, ...], has_begun: Callable[[], bool]) -> None:
+    """End a replacement that was killed: the old comes back where the new has not begun.
+
+    Args:
+        folders: As `replacing` took them.
+        has_begun: As of `replacing`.
+    """
+    aside = {f: f.with_name(f.name + ".replaced") for f in folders if is_local(f)}
+    aside = {folder: old for folder, old in aside.items() if old.exists()}
+    if aside and not has_begun():
+        for folder, old in aside.items():
+            shutil.rmtree(folder, ignore_errors=True)
+            old.rename(folder)
+    drop_replaced(*folders)
 
 
 def drop_replaced(*folders: Place) -> None:

@@ -11,6 +11,7 @@ import zarr
 
 from pipeline.config import fingerprint as fingerprint_of
 from pipeline.errors import SemiresError, StoreError
+from pipeline.paths import RunPaths
 from pipeline.places import Place, has_files, is_local, names_in
 from pipeline.records import (
     DoneRecord,
@@ -20,6 +21,7 @@ from pipeline.records import (
     records_folder,
     stored_plan,
 )
+from pipeline.store import PAYLOAD_CAPACITY_BYTES
 
 _SUFFIXES = (".zarr", ".stage")
 DAMAGE = (ValueError, RuntimeError, OSError, LookupError, TypeError, AttributeError,
@@ -36,6 +38,8 @@ class Layout:
     unit: str
     num_items: int
     num_shards: int
+    growing: str
+    """Fingerprint of the plan that its shards are being stamped with; "" if of none."""
     metadata: dict[str, str] | None
     """sha256 of every zarr.json by path in the store; None in a plan that does not say."""
 
@@ -65,12 +69,28 @@ def find_stores(path: Place) -> list[Place]:
     Raises:
         StoreError: If there is none.
     """
-    if (path / "zarr.json").exists() or plan_path(path).exists():
+    if is_store(path):
         return [path]
     stores = stores_below(path)
     if not stores:
         raise StoreError(f"{path}: no store there; give a .zarr folder or a run directory")
     return stores
+
+
+def is_store(path: Place) -> bool:
+    """Tell whether a path is a store, by its metadata or, should that be lost, by its plan."""
+    if (path / "zarr.json").exists():
+        return True
+    return bool(path.name) and plan_path(path).exists()  # a bucket and the root have no name
+
+
+def stores_of_run(path: Place) -> list[Place]:
+    """List the stores at a path; none in a run that holds no more than its manifest yet.
+
+    Raises:
+        StoreError: If there is neither a store nor a manifest.
+    """
+    return stores_below(path) if has_files(RunPaths(path).manifest) else find_stores(path)
 
 
 def stores_below(path: Place) -> list[Place]:
@@ -126,6 +146,11 @@ def read_arrays(store: Place) -> dict[str, zarr.Array[Any]]:
     Raises:
         StoreError: If the store or one of its zarr.json is missing or damaged.
     """
+    if not is_store(store) and (found := stores_below(store)):
+        raise StoreError(
+            f"{store}: expected a store, found a folder with {len(found)} of them; give one, such "
+            f"as {found[-1]}"
+        )
     with one_line(str(store), store):
         return open_planned(store)
 
@@ -146,6 +171,7 @@ def read_layout(store: Place) -> Layout:
         return Layout(
             stage=str(plan["stage"]),
             fingerprint=str(document["fingerprint"]),
+            growing=str(document.get("growing", "")),
             unit=str(document["unit"]),
             num_items=num_items,
             num_shards=-(-num_items // shard_size),
@@ -195,7 +221,14 @@ def _describe_arrays(store: Place, done: list[DoneRecord]) -> list[list[Any]]:
                 stored[owner] = stored.get(owner, 0) + int(entry["bytes"])
     rows: list[list[Any]] = []
     for name, array in read_arrays(store).items():
-        shape = "x".join(map(str, array.shape))
-        chunks = "x".join(map(str, array.chunks))
+        shape = _sizes(array.shape)
+        chunks = _sizes(array.chunks)
         rows.append([name, str(array.dtype), shape, chunks, stored.get(name, 0)])
     return rows
+
+
+def _sizes(lengths: tuple[int, ...]) -> str:
+    """Give a shape as text; what a payload declares is no size that anything has."""
+    if lengths[-1:] == (PAYLOAD_CAPACITY_BYTES,):
+        return f"{lengths[0]} x ragged"
+    return "x".join(map(str, lengths))

@@ -1,28 +1,28 @@
 """Shell: how far the stages of a run are, what no longer fits together, and why."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from pipeline.config import differences
+from pipeline.current_inputs import input_differences, previous_folder
 from pipeline.errors import SemiresError, StoreError
 from pipeline.growth import first_items_are
 from pipeline.json_files import read_json
-from pipeline.manifest import images_fingerprint, load_manifest
-from pipeline.places import Place, relative_name
+from pipeline.manifest import load_manifest, read_description
+from pipeline.paths import RunPaths
+from pipeline.places import Place, has_files, relative_name
+from pipeline.prepare_summary import failures_of_manifest
 from pipeline.records import (
     DoneRecord,
     file_lengths,
     files_are_whole,
     read_all_done,
-    records_folder,
     stored_plan,
 )
-from pipeline.run_contents import find_stores, verb_of
+from pipeline.run_contents import is_store, stores_of_run, verb_of
 
 MAX_REASONS = 5
-_WEIGHTS = "teacher.safetensors"
+PREPARE = "prepare-data"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,28 +67,42 @@ class Failure:
 
 
 def run_status(run_dir: Place) -> list[StageStatus]:
-    """Give the status of all stores and trainings of a run, in the order of the job.
+    """Give the status of the manifest, all stores and trainings of a run, in the job's order.
 
     Quick: lengths of files are compared, not hashes (`audit.verify_all` does that).
 
     Raises:
-        StoreError: If there is no store.
+        StoreError: If there is neither a manifest nor a store, or it is a store itself.
     """
-    stores = [_store_status(store, run_dir) for store in find_stores(run_dir)]
+    if is_store(run_dir):
+        raise StoreError(
+            f"{run_dir}: expected a run directory, found a store; give the folder that holds it "
+            "and the manifest"
+        )
+    stores = [_store_status(store, run_dir) for store in stores_of_run(run_dir)]
     folders = [*run_dir.glob("round-*/student"), *run_dir.glob("calibration/*/student")]
     students = [_student_status(folder, run_dir) for folder in folders if _begun(folder)]
     ordered = sorted([*stores, *students], key=lambda status: _order(status.place, run_dir))
-    return _stale_by_inheritance(ordered)
+    return [*_manifest_status(run_dir), *_stale_by_inheritance(ordered)]
 
 
 def failures_of(path: Place) -> list[Failure]:
-    """List the failed items of a store, or of all stores of a run.
+    """List the failed items of a store; or of a run: of its manifest and all its stores.
 
     Raises:
-        StoreError: If there is no store.
+        StoreError: If there is neither a manifest nor a store.
+        ManifestError: If what the manifest left out cannot be read.
     """
-    found = []
-    for store in find_stores(path):
+    if not is_store(path) and has_files(RunPaths(path).manifest):
+        entries = failures_of_manifest(path)
+    else:
+        entries = []
+    found = [
+        Failure(f"{entry.item} {entry.file}".strip(), PREPARE, entry.reason, 1)
+        for entry in entries
+        if entry.severity == "failed"
+    ]
+    for store in stores_of_run(path):
         stage = store.stem if store == path else relative_name(store, path).removesuffix(".zarr")
         for record in _records(store):
             found += [
@@ -117,6 +131,20 @@ def _order(place: Place, run_dir: Place) -> tuple[int, int, str]:
     return (int(round_of[1]) + 1 if round_of else -1), steps.get(place.name, 3), place.name
 
 
+def _manifest_status(run_dir: Place) -> list[StageStatus]:
+    """Give the status of the manifest; nothing if there is none."""
+    folder = RunPaths(run_dir).manifest
+    if not has_files(folder):
+        return []
+    status = StageStatus(place=folder, verb=PREPARE, unit="images")
+    try:
+        items = load_manifest(folder).num_images
+        failed = int(read_description(folder).get("failed", 0))
+    except (SemiresError, TypeError, ValueError) as error:
+        return [replace(status, damaged=1, reasons=(str(error),))]
+    return [replace(status, items=items, shards=1, done=1, failed_items=failed)]
+
+
 def _store_status(store: Place, run_dir: Place) -> StageStatus:
     verb = verb_of(store)
     try:
@@ -124,6 +152,7 @@ def _store_status(store: Place, run_dir: Place) -> StageStatus:
         plan = dict(document["plan"])
         items, size = int(plan["num_items"]), int(plan["shard_size"])
         name, unit = str(document["fingerprint"]), str(document["unit"])
+        plans = (name, str(document.get("growing", name)))
     except (StoreError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         return StageStatus(place=store, verb=verb, unit="shards", damaged=1, reasons=(str(error),))
     num_shards = -(-items // size)
@@ -132,13 +161,13 @@ def _store_status(store: Place, run_dir: Place) -> StageStatus:
     done = failed = 0
     lengths = file_lengths(store)
     for shard, record in read_all_done(store):
-        problem = _problem(store, record, name, lengths)
+        problem = _problem(store, record, plans, lengths)
         if record is None or problem is not None:
             reasons.append(f"shard {shard}: {problem}")
             continue
         done += 1
         failed += len(record.failures)
-    lines = _input_differences(store, run_dir, plan)
+    lines = input_differences(store, run_dir, plan)
     grown = bool(lines) and first_items_are(str(plan.get("stage")), run_dir, plan)
     if grown:
         lines = [f"images were added after the {items} of now; '{verb}' does them"]
@@ -157,13 +186,16 @@ def _store_status(store: Place, run_dir: Place) -> StageStatus:
 
 
 def _problem(
-    store: Place, record: DoneRecord | None, fingerprint: str, lengths: Mapping[str, int] | None
+    store: Place,
+    record: DoneRecord | None,
+    plans: tuple[str, str],
+    lengths: Mapping[str, int] | None,
 ) -> str | None:
     """Say what is wrong with a shard that has a done record; None if nothing is."""
     if record is None:
         return "its done record is damaged"
-    if record.fingerprint != fingerprint:
-        return f"of another plan: {record.fingerprint[:12]}, not {fingerprint[:12]}"
+    if record.fingerprint not in plans:
+        return f"of another plan: {record.fingerprint[:12]}, not {plans[0][:12]}"
     whole = files_are_whole(store, record, lengths)
     return None if whole else "a file is missing or of another length"
 
@@ -180,19 +212,9 @@ def _student_status(folder: Place, run_dir: Place) -> StageStatus:
         plan = dict(read_json(folder / "plan.json"))
     except (SemiresError, TypeError, ValueError) as error:
         return replace(status, damaged=1, reasons=(str(error),))
-    lines = _input_differences(folder, run_dir, plan)
+    lines = input_differences(folder, run_dir, plan)
     done = int(finished)
     return replace(status, done=done, missing=1 - done, stale=bool(lines), reasons=tuple(lines))
-
-
-def _input_differences(place: Place, run_dir: Place, plan: dict[str, Any]) -> list[str]:
-    """Name the inputs that are others now than when the plan was made, with both values."""
-    recorded = plan.get("inputs")
-    if not isinstance(recorded, dict):
-        return []
-    now = {name: INPUTS[name](place, run_dir) if name in INPUTS else old
-           for name, old in recorded.items()}  # fmt: skip
-    return differences({"inputs": recorded}, {"inputs": now})
 
 
 def _stale_by_inheritance(statuses: list[StageStatus]) -> list[StageStatus]:
@@ -219,55 +241,7 @@ def _made_of(place: Place) -> list[str]:
     folder = place.parent.name
     if place.stem == "labels":
         return ["candidates", f"{folder}/teacher"]
-    before = f"{_previous(place).name}/student" if folder.startswith("round-") else ""
+    before = f"{previous_folder(place).name}/student" if folder.startswith("round-") else ""
     if place.stem == "teacher":
         return [before or f"{folder}/student"]
     return [f"{folder}/labels", before] if place.stem == "student" else []
-
-
-def _previous(place: Place) -> Place:
-    """Give the folder of the round before, or a fold's own."""
-    found = re.fullmatch(r"round-(\d+)", place.parent.name)
-    return place.parent.with_name(f"round-{int(found[1]) - 1}") if found else place.parent
-
-
-def _manifest(_place: Place, run_dir: Place) -> str | None:
-    return _or_none(lambda: load_manifest(run_dir / "manifest").fingerprint)
-
-
-def _images(_place: Place, run_dir: Place) -> str | None:
-    return _or_none(lambda: images_fingerprint(load_manifest(run_dir / "manifest")))
-
-
-def _plan_of(store: Place) -> str | None:
-    return _or_none(lambda: str(read_json(records_folder(store) / "plan.json")["fingerprint"]))
-
-
-def _student(place: Place, _run_dir: Place) -> str | None:
-    path = _previous(place) / "student" / "student.json"
-    return _or_none(lambda: str(read_json(path)["fingerprint"]))
-
-
-def _weights(place: Place, _run_dir: Place) -> str | None:
-    path = _previous(place) / "student" / "student.json"
-    return _or_none(lambda: str(read_json(path)["files"][_WEIGHTS]))
-
-
-def _or_none(read: Callable[[], str]) -> str | None:
-    try:
-        return read()
-    except (SemiresError, KeyError, TypeError):
-        return None
-
-
-INPUTS: dict[str, Callable[[Place, Place], str | None]] = {
-    "images": _images,
-    "manifest": _manifest,
-    "candidates": lambda _place, run_dir: _plan_of(run_dir / "candidates.zarr"),
-    "teacher": lambda place, _run_dir: _plan_of(place.parent / "teacher.zarr"),
-    "labels": lambda place, _run_dir: _plan_of(place.parent / "labels.zarr"),
-    "student": _student,
-    "previous_student": _student,
-    "weights_sha256": _weights,
-}
-"""Per entry of a plan's `inputs`, what it would be now; given the store or folder, and the run."""

@@ -58,7 +58,8 @@ class SquareCache:
             self._kept.move_to_end(image)
             return self._kept[image]
         height, width = (int(side) for side in self._manifest.image_size[image])
-        pixels = read_image(self._manifest.image_file(image), canvas=None, size=(height, width))
+        path, sha256 = self._manifest.image_file(image), self._manifest.image_sha256[image]
+        pixels = read_image(path, canvas=None, size=(height, width), sha256=sha256)
         square = augment.resize_image(pixels, self._side)
         self._kept[image] = square
         if len(self._kept) > self._capacity:
@@ -117,7 +118,8 @@ def build_index(
     bad: dict[int, FailedItem] = {}
     for image in np.unique(images):
         try:
-            read_image(manifest.image_file(int(image)), canvas=None, size=manifest.size_of(image))
+            path, sha256 = manifest.image_file(int(image)), manifest.image_sha256[int(image)]
+            read_image(path, canvas=None, size=manifest.size_of(image), sha256=sha256)
         except ItemError as error:
             item = manifest.image_path[image]
             bad[int(image)] = FailedItem(item=item, reason=f"left out of training: {error}")
@@ -185,6 +187,7 @@ class _OpenRound:
         self._side = source.side
         self._index = source.index
         self._manifest = load_manifest(paths.manifest)
+        self._manifest.require_images()
         self._labels = FastLabelReader(paths.labels(number)) if number else None
         self._squares = SquareCache(self._manifest, source.side, config.cache_bytes)
         self._text: TextEncoder = load_text_encoder(source.vocabulary, config.network.max_tokens)

@@ -60,6 +60,7 @@ class TeacherWork:
         device = resolve_device(self.device)
         trained, network, text = _load(self.student, self.weights_sha256, device)
         manifest = load_manifest(paths.manifest)
+        manifest.require_images()
         expressions = expressions_to_predict(manifest, self.fold)[rows.start : rows.stop]
         columns: dict[str, npt.NDArray[Any]] = {
             "expression": expressions,

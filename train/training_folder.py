@@ -20,6 +20,7 @@ from pipeline.places import Place
 from pipeline.records import (
     FailedItem,
     atomic_write,
+    content_fingerprint,
     read_json,
     replacing,
     stored_plan,
@@ -88,7 +89,7 @@ def student_plan(
         _refuse_other_tokenizer(previous, inputs.get("tokenizer"))
         labels = stored_plan(paths.labels(number), f"refine-labels --round {number}")
         _refuse_other_labels(paths, labels, number, inputs["manifest"], previous.fingerprint)
-        inputs["labels"] = labels["fingerprint"]
+        inputs["labels"] = content_fingerprint(labels)
         inputs["previous_student"] = previous.fingerprint
     if number == 0 and config.network.init:
         inputs |= {f"init_{at}": _hash_of_init(p) for at, p in enumerate(config.network.init)}
@@ -158,7 +159,7 @@ def _refuse_other_labels(
     if teacher.exists():
         predictions = stored_plan(teacher, f"predict-teacher --round {number}")
         made |= {"teacher": plan["inputs"]["teacher"]}
-        wanted |= {"teacher": predictions["fingerprint"]}
+        wanted |= {"teacher": content_fingerprint(predictions)}
         made |= {"student before it": predictions["plan"]["inputs"]["student"]}
         wanted |= {"student before it": previous}
     for what, expected in wanted.items():

@@ -5,13 +5,16 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
+from pipeline.audit import repair, verify
 from pipeline.candidate_config import CandidatesConfig
 from pipeline.candidate_stage import plan_candidates, sam_candidates
 from pipeline.cli import inspect_shards
 from pipeline.cli import sam_candidates as verb
 from pipeline.errors import StoreError
 from pipeline.paths import RunPaths
+from pipeline.preparation import growth_of
 from pipeline.prepare import prepare_data
 from pipeline.records import done_path, records_folder
 from pipeline.status import failures_of, run_status
@@ -42,6 +45,13 @@ def states(run_dir):
     return {status.verb: status.state for status in run_status(run_dir)}
 
 
+def candidates_status(run_dir):
+    """Give the status of the candidates; the manifest's stands before it."""
+    manifest, candidates = run_status(run_dir)
+    assert (manifest.verb, manifest.state, manifest.unit) == ("prepare-data", "done", "images")
+    return candidates
+
+
 NAMES = [f"{number}.png" for number in range(7)]
 
 
@@ -50,7 +60,7 @@ def test_added_images_keep_the_shards_of_the_others(tmp_path, count):
     run_dir = make_run(tmp_path / "a", NAMES[:count])
     sam_candidates(FEW, run_dir)
     make_run(tmp_path / "a", NAMES)
-    (status,) = run_status(run_dir)
+    status = candidates_status(run_dir)
     assert status.state == "to do"
     assert f"images were added after the {count} of now" in status.reasons[0]
     summary = sam_candidates(FEW, run_dir)
@@ -59,7 +69,7 @@ def test_added_images_keep_the_shards_of_the_others(tmp_path, count):
     fresh = make_run(tmp_path / "b", NAMES)
     sam_candidates(FEW, fresh)
     assert digest(RunPaths(run_dir).candidates) == digest(RunPaths(fresh).candidates)
-    assert states(run_dir) == {"sam-candidates": "done"}
+    assert states(run_dir) == {"prepare-data": "done", "sam-candidates": "done"}
 
 
 def test_growth_that_was_killed_goes_on(tmp_path, monkeypatch):
@@ -70,8 +80,12 @@ def test_growth_that_was_killed_goes_on(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         sam_candidates(FEW, run_dir)
     monkeypatch.undo()
+    # Whoever looks in between finds sound shards, and deletes none.
+    assert candidates_status(run_dir).damaged == 0
+    assert {state.state for state in verify(RunPaths(run_dir).candidates)} == {"done"}
+    assert repair(RunPaths(run_dir).candidates) == []
     assert sam_candidates(FEW, run_dir).shards_done_before == 2
-    assert states(run_dir) == {"sam-candidates": "done"}
+    assert states(run_dir) == {"prepare-data": "done", "sam-candidates": "done"}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +97,7 @@ def test_images_in_between_exchanged_or_taken_away_are_refused(tmp_path, names):
     make_run(tmp_path / "a", names)
     with pytest.raises(StoreError, match=r"inputs.images: .*, now .*--force"):
         sam_candidates(FEW, run_dir)
-    (status,) = run_status(run_dir)
+    status = candidates_status(run_dir)
     assert status.state == "stale"
     assert status.reasons[0].startswith("inputs.images: ")
     result = invoke("status", run_dir)
@@ -112,8 +126,24 @@ def test_dry_run_says_that_a_store_grows(tmp_path):
     result = CliRunner().invoke(
         verb, ["--config", str(config), "--run-dir", str(run_dir), "--dry-run"]
     )
-    assert "grows from 4 images; whole shards are kept" in result.stdout
+    assert "7 images in 4 shards of 2; 2 to do" in result.stdout
+    assert "grows from 4 images; 2 whole shards are kept" in result.stdout
     assert before == {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+
+
+def test_dry_run_counts_a_grown_stores_shards_as_the_stage_does(tmp_path):
+    run_dir = make_run(tmp_path / "a", NAMES[:5])
+    sam_candidates(FEW, run_dir)
+    plan_of_then = plan_candidates(FEW, run_dir)
+    done_path(plan_of_then.store, 1).unlink()
+    make_run(tmp_path / "a", NAMES)
+    plan = plan_candidates(FEW, run_dir)
+    growth = growth_of(plan)
+    assert (growth.items, growth.kept) == (5, (0,))  # 1 is not done, 2 was not full
+    (plan.store / "area" / "c" / "0" / "0").write_bytes(b"")
+    assert growth_of(plan).kept == ()
+    assert sam_candidates(FEW, run_dir).shards_done_before == 0
+    assert growth_of(plan) is None
 
 
 def test_failed_items_are_a_table_and_are_tried_again(tmp_path):
@@ -126,12 +156,111 @@ def test_failed_items_are_a_table_and_are_tried_again(tmp_path):
         result = invoke("failures", run_dir)
         assert "1.png" in result.stdout
         assert "1 failed items" in result.stdout
-        (status,) = run_status(run_dir)
+        status = candidates_status(run_dir)
         assert (status.state, status.failed_items) == ("done", 1)
         result = invoke("retry-failed", run_dir)
         assert "1 shards with failed items, 0 damaged; run 'sam-candidates'" in result.stdout
-        assert states(run_dir) == {"sam-candidates": "to do"}
+        assert states(run_dir)["sam-candidates"] == "to do"
         sam_candidates(FEW, run_dir)
+
+
+def damaged_data(folder, num_bad):
+    """Prepare one good image and lines of a broken kind; nothing else is run."""
+    write_image(folder / "good.png", (40, 60))
+    bad = [line(f"gone-{number}.png", number) for number in range(num_bad)]
+    config = jsonl_config(folder, [line("good.png", 99), *bad])
+    prepare_data(config, folder / "run")
+    return folder / "run"
+
+
+def test_a_run_of_a_manifest_alone_has_a_status_and_failures(tmp_path):
+    run_dir = damaged_data(tmp_path, 2)
+    (status,) = run_status(run_dir)
+    assert (status.verb, status.state, status.items, status.failed_items) == (
+        "prepare-data", "done", 1, 2,
+    )  # fmt: skip
+    result = invoke("status", run_dir)
+    assert result.exit_code == 0
+    assert "prepare-data" in result.stdout
+    first, second = failures_of(run_dir)
+    assert first.item == "data.jsonl: line 2 gone-0.png"
+    assert (first.stage, first.attempts) == ("prepare-data", 1)
+    assert "gone-1.png" in second.reason
+    assert "2 failed items" in invoke("failures", run_dir).stdout
+    with pytest.raises(StoreError, match="no store there"):
+        failures_of(tmp_path)
+
+
+def test_the_summary_begins_with_what_the_manifest_holds(tmp_path):
+    run_dir = damaged_data(tmp_path, 2)
+    alone = invoke("summary", run_dir)
+    assert alone.exit_code == 0
+    assert f"{run_dir / 'manifest'}\n1 images, 1 objects, 1 expressions" in alone.stdout
+    assert "2 left out, 0 converted" in alone.stdout
+    sam_candidates(FEW, run_dir)
+    both = invoke("summary", run_dir)
+    assert both.stdout.startswith(alone.stdout)
+    assert str(RunPaths(run_dir).candidates) in both.stdout
+    (run_dir / "manifest" / "manifest.json").write_text("{")
+    assert str(RunPaths(run_dir).candidates) in invoke("summary", run_dir).stdout
+
+
+def test_failures_of_the_manifest_stand_before_those_of_the_stores(tmp_path):
+    run_dir = damaged_data(tmp_path, 1)
+    (tmp_path / "good.png").write_bytes(b"no longer an image")
+    sam_candidates(FEW, run_dir)
+    assert [failure.stage for failure in failures_of(run_dir)] == ["prepare-data", "candidates"]
+    (only,) = failures_of(RunPaths(run_dir).candidates)
+    assert only.item == "good.png"
+
+
+def test_what_was_converted_has_not_failed(tmp_path):
+    Image.new("L", (20, 12), 90).save(tmp_path / "grey.png")
+    prepare_data(jsonl_config(tmp_path, [line("grey.png", 1)]), tmp_path / "run")
+    assert failures_of(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("text", ["{", '{"failed": "many"}'])
+def test_a_damaged_manifest_is_damaged(tmp_path, text):
+    run_dir = damaged_data(tmp_path, 1)
+    (run_dir / "manifest" / "manifest.json").write_text(text)
+    (status,) = run_status(run_dir)
+    assert status.state == "damaged"
+    assert status.reasons
+    assert invoke("status", run_dir).exit_code == 1
+
+
+def test_the_list_of_failures_says_where_the_rest_is(tmp_path):
+    names = [f"{number}.png" for number in range(22)]
+    run_dir = make_run(tmp_path, names)
+    for name in names:
+        (tmp_path / name).write_bytes(b"no longer an image")
+    config = tmp_path / "stages.yaml"
+    config.write_text("version: 1\ncandidates: {model: region_merging}\n")
+    result = CliRunner().invoke(verb, ["--config", str(config), "--run-dir", str(run_dir)])
+    assert result.exit_code == 3
+    assert result.stderr.count("failed: ") == 20
+    assert f"and 2 more; 'inspect-shards failures {run_dir}' lists all" in result.stderr
+    assert "22 failed items" in invoke("failures", run_dir).stdout
+
+
+@pytest.mark.parametrize("name", ["status", "summary", "verify", "failures"])
+def test_the_folder_that_one_is_in_is_a_run(tmp_path, monkeypatch, name):
+    run_dir = make_run(tmp_path / "a", NAMES[:2])
+    sam_candidates(FEW, run_dir)
+    monkeypatch.chdir(run_dir)
+    here = invoke(name, ".")
+    assert (here.exit_code, here.stderr) == (0, "")
+    assert here.stdout == invoke(name, run_dir).stdout
+    monkeypatch.chdir(run_dir / "candidates.zarr")
+    assert invoke(name, "..").stdout == here.stdout
+
+
+def test_a_store_has_no_status_of_its_own(tmp_path):
+    run_dir = make_run(tmp_path / "a", NAMES[:1])
+    sam_candidates(FEW, run_dir)
+    with pytest.raises(StoreError, match="expected a run directory, found a store"):
+        run_status(RunPaths(run_dir).candidates)
 
 
 def test_damage_is_told_from_what_is_missing(tmp_path):
@@ -141,7 +270,7 @@ def test_damage_is_told_from_what_is_missing(tmp_path):
     done_path(store, 0).unlink()
     done_path(store, 1).write_text("{")
     (store / "area" / "c" / "2" / "0").write_bytes(b"")
-    (status,) = run_status(run_dir)
+    status = candidates_status(run_dir)
     assert (status.done, status.missing, status.damaged) == (1, 1, 2)
     assert status.reasons == (
         "shard 1: its done record is damaged",
@@ -149,7 +278,7 @@ def test_damage_is_told_from_what_is_missing(tmp_path):
     )
     assert invoke("status", run_dir).exit_code == 1
     (records_folder(store) / "plan.json").write_text("{")
-    (status,) = run_status(run_dir)
+    status = candidates_status(run_dir)
     assert (status.state, status.shards) == ("damaged", None)
     invoke("repair", run_dir)
     assert sam_candidates(FEW, run_dir).shards_done_now == 3
@@ -159,7 +288,7 @@ def test_a_finished_run_is_done_and_a_changed_student_makes_its_heirs_stale(fini
     found = run_status(finished_run[0])
     assert {status.state for status in found} == {"done"}
     assert [status.verb for status in found] == [
-        "sam-candidates", "train-student --round 0", "predict-teacher --round 1",
+        "prepare-data", "sam-candidates", "train-student --round 0", "predict-teacher --round 1",
         "refine-labels --round 1", "train-student --round 1", "predict-teacher --round 2",
         "refine-labels --round 2", "train-student --round 2",
     ]  # fmt: skip
