@@ -1,16 +1,23 @@
 """Shell: where the tasks of a stage run: here, on local processes, on Dask clusters, in parts."""
 
 import ctypes
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from tqdm import tqdm
 
 from pipeline.budget import Budget
 from pipeline.dask_clusters import address_client, local_client, slurm_client
-from pipeline.dask_tasks import run_on
+from pipeline.dask_tasks import MAX_SUBMISSIONS, run_on
+from pipeline.errors import SemiresError, StoreError
 from pipeline.locks import Part
+from pipeline.places import redacted
 
 R = TypeVar("R")
 Stop = Callable[[], bool]
@@ -19,6 +26,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEEP_BYTES = 1 << 28
 
 
+MAX_SHARD_SECONDS = 1e8
+"""Three years: what clocks and timers can count."""
 REMOTE = ("address", "slurm")
 """Engines whose workers may be of another kind than the machine of the driver."""
 
@@ -58,9 +67,11 @@ class Engine:
             raise ValueError(
                 f"expected --shard-index from 0 to {self.part.count - 1}, found {self.part.index}"
             )
-        if self.max_shard_seconds is not None and self.max_shard_seconds <= 0:
+        seconds = self.max_shard_seconds
+        if seconds is not None and not 0 < seconds <= MAX_SHARD_SECONDS:  # nor nan
             raise ValueError(
-                f"expected --max-shard-seconds above 0, found {self.max_shard_seconds}"
+                f"expected --max-shard-seconds above 0 and at most {MAX_SHARD_SECONDS:g}, found "
+                f"{seconds}"
             )
         if self.lifetime is not None and self.kind != "slurm":
             raise ValueError("--lifetime goes with --engine slurm, and only with it")
@@ -108,10 +119,9 @@ def run_tasks(
 ) -> Iterator[tuple[int, R]]:
     """Run `function` on every task and give (task, result) as they finish.
 
-    In this process an error ends the run at once. On workers a task that raises, or whose worker
-    dies, is tried again a few times; a `SemiresError` is not. On a cluster only a
-    small window is submitted at a time, so that a dying worker takes few tasks along (all tasks of
-    a lost worker count as suspicious to Dask).
+    A task that raises, or whose worker dies, is tried again a few times; a `SemiresError` is not.
+    On a cluster only a small window is submitted at a time, so that a dying worker takes few tasks
+    along (all tasks of a lost worker count as suspicious to Dask).
 
     Args:
         engine: Where to run.
@@ -161,13 +171,41 @@ def shared_workers() -> Iterator[_Workers]:
 
 
 def _run_here(
-    _engine: Engine, function: Callable[[int], R], tasks: Iterable[int], _name: str, stop: Stop
+    _engine: Engine, function: Callable[[int], R], tasks: Iterable[int], name: str, stop: Stop
 ) -> Iterator[tuple[int, R]]:
     keep_freed_memory()
     for task in tasks:
         if stop():
             return
-        yield task, function(task)
+        yield from _insisting(function, task, name, stop)
+
+
+def _insisting(
+    function: Callable[[int], R], task: int, name: str, stop: Stop
+) -> Iterator[tuple[int, R]]:
+    """Run one task, again as often as on workers: the fourth time, its items are isolated."""
+    for left in reversed(range(MAX_SUBMISSIONS)):
+        try:
+            result = function(task)
+        except SemiresError:
+            raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if not left:
+                raise StoreError(
+                    f"{name}: task {task} failed {MAX_SUBMISSIONS} times, last with {reason}"
+                ) from error
+            tqdm.write(
+                f"{name}: shard {task} is tried again after {redacted(reason)} "
+                f"({Path(place.filename).name}:{place.lineno})",
+                sys.stderr,
+            )
+            if stop():
+                return
+        else:
+            yield task, result
+            return
 
 
 def _run_on_workers(

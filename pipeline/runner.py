@@ -1,5 +1,6 @@
 """Shell: run one stage over its shards, resumably; every stage goes through here."""
 
+import dataclasses
 import functools
 import sys
 import time
@@ -8,11 +9,19 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from pipeline.attempts import Attempts, forget_attempts, read_attempts, write_attempts
+from pipeline.attempts import (
+    Attempts,
+    ClaimedError,
+    claimed,
+    forget_attempts,
+    read_attempts,
+    write_attempts,
+)
+from pipeline.bars import bar_options
 from pipeline.engines import Engine, run_tasks
 from pipeline.errors import SemiresError, StoreError
 from pipeline.isolation import GivenUpError, isolate, probing
-from pipeline.places import delete, reaching
+from pipeline.places import delete, is_local, reaching
 from pipeline.preparation import Replace as Replace
 from pipeline.preparation import check_plan as check_plan
 from pipeline.preparation import prepared
@@ -195,9 +204,7 @@ def _run_shards(
         total=sum(len(plan.rows(shard)) for shard in todo),
         desc=plan.stage,
         unit=f" {plan.unit}",
-        file=sys.stderr,
-        mininterval=0.5,
-        dynamic_ncols=True,
+        **bar_options(),
     ) as bar:
         for shard, receipt in run_tasks(engine, task, todo, plan.stage, stop):
             tally.add(receipt)
@@ -217,8 +224,8 @@ def _refuse_too_many(plan: Plan, tally: Tally, engine: Engine, allowed: int | No
     raise StoreError(
         f"{plan.store}: {tally.num_failed} {plan.unit} failed, more than --max-failures "
         f"{engine.max_failures} allows ({allowed}); stopped, and what is done is kept; the first "
-        f"is {failures[0].item} of shard {shard}: {failures[0].reason}; 'inspect-shards failures' "
-        f"lists all"
+        f"is {failures[0].item} of shard {shard}: {failures[0].reason}; 'inspect-shards failures "
+        f"{plan.store}' lists all"
     )
 
 
@@ -244,15 +251,17 @@ def run_shard(plan: Plan, work: Work, shard: int, *, max_seconds: float | None =
 def _run_shard(plan: Plan, work: Work, shard: int, max_seconds: float | None) -> Receipt:
     # A worker that outlived its driver must not write into a store that was since made anew.
     refuse_other_plan(plan, plan.stage)
-    record = read_done(plan.store, shard, plan.fingerprint)
-    if record is not None and files_are_whole(plan.store, record):
-        return Receipt(shard=shard, failures=record.failures, counters=record.counters)
+    if (done := _done(plan, shard)) is not None:
+        return done
     before = read_attempts(plan.store, shard)
     write_attempts(plan.store, shard, Attempts(shard=before.shard + 1, items=before.items))
     try:
         with reaching(plan.store):  # here, too: trouble on the way is no fault of the items
             receipt = _compute_and_write(plan, work, shard, before, max_seconds)
     except GivenUpError as error:
+        return Receipt(shard=shard, problem=f"shard {shard}: {error}")
+    except ClaimedError as error:
+        write_attempts(plan.store, shard, before)
         return Receipt(shard=shard, problem=f"shard {shard}: {error}")
     except (SemiresError, KeyboardInterrupt):
         write_attempts(plan.store, shard, before)  # no fault of the items
@@ -261,10 +270,27 @@ def _run_shard(plan: Plan, work: Work, shard: int, max_seconds: float | None) ->
     return receipt
 
 
+def _done(plan: Plan, shard: int) -> Receipt | None:
+    """Give the receipt of a shard that is done; None if it is not."""
+    record = read_done(plan.store, shard, plan.fingerprint)
+    if record is None or not files_are_whole(plan.store, record):
+        return None
+    return Receipt(shard=shard, failures=record.failures, counters=record.counters)
+
+
 def _compute(plan: Plan, work: Work, rows: range) -> ShardResult:
     """Compute rows; trouble with the object store is about all items, never about one."""
-    with reaching(plan.store):
-        return work(rows)
+    try:
+        with reaching(plan.store):
+            return work(rows)
+    except SystemExit as error:  # of a library; it must end neither a run nor a worker
+        raise RuntimeError(f"its computation asks to exit with {error.code}") from error
+
+
+def _row_elsewhere(plan: Plan, shard: int) -> range:
+    """Give a row of the shard farthest away; none if there is only one shard."""
+    other = (shard + plan.num_shards // 2) % plan.num_shards
+    return range(0) if other == shard else plan.rows(other)[:1]
 
 
 def _compute_and_write(
@@ -272,36 +298,47 @@ def _compute_and_write(
 ) -> Receipt:
     started = time.monotonic()
     rows = plan.rows(shard)
-    delete(done_path(plan.store, shard))
     attempts: dict[str, int] = {}
     if before.exhausted:
-        with probing(functools.partial(_compute, plan, work), max_seconds) as probe:
-            result, attempts = isolate(work, rows, plan.specs, before, probe)
+        elsewhere = _row_elsewhere(plan, shard)
+        with probing(functools.partial(_compute, plan, work), max_seconds, elsewhere) as probe:
+            result, attempts = isolate(work, rows, plan.specs, before, probe, elsewhere)
     else:
         with at_most(max_seconds, f"{plan.stage}: shard {shard}"):
-            result = work(rows)
+            result = _compute(plan, work, rows)
     for failure in result.failures:
         if failure.item in before.items:
             attempts.setdefault(failure.item, before.items[failure.item] + 1)
     refuse_other_plan(plan, plan.stage)
+    record = DoneRecord(
+        shard=shard,
+        start=rows.start,
+        stop=rows.stop,
+        fingerprint=plan.fingerprint,
+        files={},
+        failures=result.failures,
+        counters=result.counters,
+        seconds=0.0,
+        versions=versions(here=not before.exhausted),
+        attempts=attempts,
+    )
+    with claimed(plan.store, shard):
+        # A worker that was given up, or frozen while another did its shard, leaves it as it is.
+        return _done(plan, shard) or _write(plan, record, result, started)
+
+
+def _write(plan: Plan, record: DoneRecord, result: ShardResult, started: float) -> Receipt:
+    """Write a shard's files, then its record with what they are and how long all of it took."""
+    shard, rows = record.shard, range(record.start, record.stop)
+    delete(done_path(plan.store, shard))
     try:
         with space_needed(plan.store):
             files = write_shard(plan.store, plan.specs, shard, rows, result.columns)
-            record = DoneRecord(
-                shard=shard,
-                start=rows.start,
-                stop=rows.stop,
-                fingerprint=plan.fingerprint,
-                files=files,
-                failures=result.failures,
-                counters=result.counters,
-                seconds=round(time.monotonic() - started, 3),
-                versions=versions(here=not before.exhausted),
-                attempts=attempts,
-            )
-            write_done(plan.store, record)
+            seconds = round(time.monotonic() - started, 3)
+            write_done(plan.store, dataclasses.replace(record, files=files, seconds=seconds))
     except StoreError:
-        if not shard_is_done(plan.store, shard, plan.fingerprint):
-            delete_shard(plan.store, plan.specs, shard)  # half of it would fill the disk further
+        # Half of it would fill the disk further. Objects may be another's, and are only replaced.
+        if is_local(plan.store) and not shard_is_done(plan.store, shard, plan.fingerprint):
+            delete_shard(plan.store, plan.specs, shard)
         raise
-    return Receipt(shard=shard, failures=result.failures, counters=result.counters)
+    return Receipt(shard=shard, failures=record.failures, counters=record.counters)

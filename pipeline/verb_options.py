@@ -57,6 +57,8 @@ class PlaceType(click.ParamType["Place"]):
             self.fail(redacted(str(error)), param, ctx)
         if not there:
             self.fail(f"expected a {self._exists} at {found}, found none", param, ctx)
+        if is_local(found) and found.name in ("", ".."):  # "." and "..": stages need a name
+            found = found.resolve()
         return cast("Place", found)
 
 
@@ -166,6 +168,11 @@ def _engine(
     **others: Any,
 ) -> Engine:
     """Make an engine of its options; what does not fit together is an unusable argument."""
+    if engine == "static" and (shard_index is None or num_shards is None):
+        raise click.UsageError(
+            "--shard-index and --num-shards go with --engine static, which needs both: which part "
+            "this process does, from 0, and of how many"
+        )
     if (shard_index is None) != (num_shards is None):
         raise click.UsageError("--shard-index and --num-shards need each other")
     part = None

@@ -1,5 +1,6 @@
 """Stages without networks for the tests of the runner, and works that go wrong on purpose."""
 
+import ctypes
 import hashlib
 import os
 import signal
@@ -59,6 +60,7 @@ class Poison:
 
     deadly: tuple[int, ...] = ()
     raising: tuple[int, ...] = ()
+    exiting: tuple[int, ...] = ()
     hanging: tuple[int, ...] = ()
     signal_number: int = signal.SIGKILL
 
@@ -69,6 +71,8 @@ class Poison:
                 time.sleep(10)
             if row in self.hanging:
                 time.sleep(600)
+            if row in self.exiting:
+                raise SystemExit(5)
             if row in self.raising:
                 raise MemoryError("the item is too large")
         return ShardResult(columns=columns_of(rows), counters={"items": len(rows)})
@@ -83,6 +87,39 @@ class Avoidable(Poison):
         columns["row"][:] = 255
         failure = FailedItem(item=str(row), reason=reason)
         return ShardResult(columns=columns, failures=(failure,), counters={"failed": 1})
+
+
+@dataclass(frozen=True)
+class SlowToLoad(Avoidable):
+    """The same, once a process has taken its time for its first rows."""
+
+    load_seconds: float = 0.0
+
+    def __call__(self, rows: range) -> ShardResult:
+        if os.getpid() not in _LOADED_IN:
+            time.sleep(self.load_seconds)
+            _LOADED_IN.add(os.getpid())
+        return super().__call__(rows)
+
+
+_LOADED_IN: set[int] = set()
+
+
+@dataclass(frozen=True)
+class Hangs(Avoidable):
+    """Note the process that comes to item 7, and hang there; or hold Python's lock meanwhile."""
+
+    note: Path = Path()
+    holds_lock: bool = False
+
+    def __call__(self, rows: range) -> ShardResult:
+        if 7 in rows:
+            self.note.with_suffix(".new").write_text(str(os.getpid()))
+            self.note.with_suffix(".new").replace(self.note)
+            if self.holds_lock:
+                ctypes.PyDLL(None).sleep(600)
+            time.sleep(600)
+        return ShardResult(columns=columns_of(rows))
 
 
 @dataclass(frozen=True)

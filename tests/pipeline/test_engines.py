@@ -17,7 +17,7 @@ from pipeline import dask_clusters
 from pipeline.attempts import Attempts, write_attempts
 from pipeline.commands import stage_options
 from pipeline.dask_clusters import lifetime_arguments
-from pipeline.engines import ENGINES, Engine, shared_workers
+from pipeline.engines import ENGINES, Engine, run_tasks, shared_workers
 from pipeline.errors import ConfigError, StoreError
 from pipeline.gpus import VISIBLE, gpu_of_worker, take_gpu
 from pipeline.locks import Part, run_lock
@@ -131,6 +131,32 @@ def test_here_an_item_that_kills_is_isolated_when_started_again(tmp_path):
     assert codes == [-signal.SIGKILL] * 3 + [0]
 
 
+@pytest.mark.parametrize("what", [{"raising": (7,)}, {"exiting": (7,)}])
+def test_here_an_item_that_raises_is_given_up_in_the_same_start(tmp_path, capfd, what):
+    summary = run(tmp_path, Avoidable(**what))
+    assert [failure.item for failure in summary.failures] == ["7"]
+    assert summary.counters == {"items": 22, "failed": 1}
+    said = capfd.readouterr().err
+    assert said.count("squares: shard 1 is tried again after") == 3
+    assert "Traceback" not in said
+    reason = {
+        "raising": "MemoryError: the item is too large",
+        "exiting": "RuntimeError: its computation asks to exit with 5",
+    }[next(iter(what))]
+    assert summary.failures[0].reason == f"given up: {reason}"
+
+
+def test_here_a_stop_is_not_kept_waiting_by_a_shard_that_raises(tmp_path):
+    tried = []
+
+    def fail(task):
+        tried.append(task)
+        raise RuntimeError("bad")
+
+    assert list(run_tasks(Engine(), fail, [1, 2], "squares", lambda: bool(tried))) == []
+    assert tried == [1]
+
+
 def test_here_an_item_that_hangs_is_isolated_when_started_again(tmp_path):
     code = (
         "import sys; from pathlib import Path; from pipeline.runner import run_stage\n"
@@ -160,14 +186,45 @@ def test_an_item_that_hangs_its_worker_is_given_up_alone(tmp_path, two_workers):
     assert summary.counters == {"items": 22, "failed": 1}
 
 
-def test_even_what_keeps_pythons_lock_is_ended():
+HOLDS = """\
+import ctypes, threading
+from pipeline import time_limit
+{before}
+def quick():
+    with time_limit.at_most(9, 'y'): pass
+with time_limit.at_most(0.2, '90 % of x'):
+    {holds}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "holds"),
+    [
+        ("", "ctypes.PyDLL(None).sleep(60)"),  # keeps Python's lock to itself
+        ("", "threading.Event().wait(60)"),
+        ("time_limit._TIMER = ('no_such_function',) * 3", "threading.Event().wait(60)"),
+        # One that ends in time, in another thread, disarms no other.
+        ("", "threading.Thread(target=quick).start(); ctypes.PyDLL(None).sleep(60)"),
+    ],
+)  # fmt: skip
+def test_what_takes_too_long_is_ended_with_a_line(before, holds):
+    code = HOLDS.format(before=before, holds=holds)
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, check=False, timeout=30, capture_output=True, text=True)
+    assert ended.returncode == 75
+    assert ended.stderr.endswith("90 % of x took longer than 0.2 s; its process ends\n")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_what_ends_in_time_goes_on():
     code = (
-        "import ctypes; from pipeline import time_limit\n"
-        "time_limit._GRACE_SECONDS = 0.3\n"
-        "with time_limit.at_most(0.2, 'x'): ctypes.PyDLL(None).sleep(60)\n"
+        "import time; from pipeline.time_limit import at_most\n"
+        "with at_most(30, 'longer'):\n"
+        "    for _ in range(300):\n"
+        "        with at_most(0.3, 'x'): time.sleep(0.001)\n"
+        "time.sleep(0.5)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=30)
-    assert ended.returncode == -signal.SIGALRM
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.dask
@@ -194,8 +251,14 @@ def test_parts_in_any_order_make_the_store(tmp_path, undisturbed, order):
     assert run(tmp_path).shards_done_now == 0
 
 
-def test_parts_at_once_make_the_store(tmp_path):
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("left", [False, True], ids=["", "one-was-killed-before"])
+def test_parts_at_once_make_the_store(tmp_path, left):
+    if left:  # while it made the store
+        (tmp_path / "squares.stage").mkdir()
+        (tmp_path / "squares.stage" / "preparing").touch()
     code = (
+        "from pipeline import preparation; preparation.PREPARE_SECONDS = 1e6\n"
         "import sys; from pathlib import Path; from pipeline.runner import run_stage\n"
         "from pipeline.engines import Engine; from pipeline.locks import Part, run_lock\n"
         "from tests.pipeline.null_stages import Slow, null_plan\n"
@@ -264,6 +327,10 @@ def test_options_choose_the_engine(options, kind):
         ),
         (["--lifetime", "5m"], "--lifetime goes with --engine slurm"),
         (["--cluster", "x", "--workers", "2"], "--workers 2 means nothing to --engine address"),
+        (["--max-shard-seconds", "nan"], "above 0 and at most 1e+08, found nan"),
+        (["--max-shard-seconds", "inf"], "above 0 and at most 1e+08, found inf"),
+        (["--max-shard-seconds", "1e300"], "above 0 and at most 1e+08, found 1e+300"),
+        (["--max-shard-seconds", "0"], "above 0 and at most 1e+08, found 0"),
         (["--max-failures", "many"], "expected a number of items or 0% to 100%, found 'many'"),
     ],
 )
@@ -324,7 +391,7 @@ def test_a_lifetime_is_a_number_and_a_unit(lifetime):
 
 def test_slurm_without_its_package_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
-    with pytest.raises(StoreError, match=r"run pip install 'semires\[slurm\]'"):
+    with pytest.raises(StoreError, match=r"run pip install -e '\.\[slurm\]'"):
         run(tmp_path, engine=Engine(name="slurm"))
 
 

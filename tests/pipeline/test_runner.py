@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pipeline.audit import repair, verify, verify_store
 from pipeline.budget import parse_budget
 from pipeline.engines import Engine
 from pipeline.errors import StoreError
+from pipeline.locks import Part
 from pipeline.records import (
     FailedItem,
     Plan,
@@ -25,7 +27,7 @@ from pipeline.records import (
     require_rows,
     write_done,
 )
-from pipeline.run_contents import describe
+from pipeline.run_contents import describe, read_arrays
 from pipeline.runner import ShardResult, run_shard, run_stage
 from pipeline.shards import join_results
 from pipeline.store import ArraySpec, open_store
@@ -105,14 +107,14 @@ class Explode:
 
     def __call__(self, rows: range) -> ShardResult:
         if rows.start >= self.at:
-            raise RuntimeError("exploded")
+            raise StoreError("exploded")
         return Squares()(rows)
 
 
 def test_resuming_after_a_crash_gives_the_same_bytes(tmp_path):
     run(tmp_path / "whole", plan_=plan(tmp_path / "whole"))
     part = plan(tmp_path / "part")
-    with pytest.raises(RuntimeError, match="exploded"):
+    with pytest.raises(StoreError, match="exploded"):
         run(tmp_path, work=Explode(at=12), plan_=part)
     # What a killed writer leaves: a shard without its record, and a half-written file.
     done_path(part.store, 1).unlink()
@@ -150,11 +152,11 @@ def test_a_replacement_that_fails_at_once_gives_the_old_store_back(tmp_path):
     run(tmp_path)
     before = digest(tmp_path / "squares.zarr")
     other = plan(tmp_path, decides={"power": 3})
-    with pytest.raises(RuntimeError, match="exploded"):
+    with pytest.raises(StoreError, match="exploded"):
         run(tmp_path, plan_=other, work=Explode(), replace="differing")
     assert digest(tmp_path / "squares.zarr") == before
     assert run(tmp_path).shards_done_now == 0
-    with pytest.raises(RuntimeError, match="exploded"):  # this one made a shard: it is kept
+    with pytest.raises(StoreError, match="exploded"):  # this one made a shard: it is kept
         run(tmp_path, plan_=other, work=Explode(at=10), replace="differing")
     assert run(tmp_path, plan_=other).shards_done_before == 2
 
@@ -223,7 +225,10 @@ def test_a_lost_or_damaged_plan_is_written_anew_by_what_the_shards_prove(tmp_pat
     assert path.read_bytes() == whole
     path.unlink()
     other = plan(tmp_path, decides={"power": 3})  # which the shards are not of
-    assert run(tmp_path, plan_=other).shards_done_now == 5
+    with pytest.raises(StoreError, match=r"holds shards, but .* no plan .* add --force"):
+        run(tmp_path, plan_=other)
+    assert digest(store) == files
+    assert run(tmp_path, plan_=other, replace="always").shards_done_now == 5
     assert digest(store) == files  # the null model knows no power
 
 
@@ -413,3 +418,46 @@ def test_a_damaged_plan_does_not_hide_damaged_shards(tmp_path):
     assert [state.shard for state in repair(store)] == [-1, 1, 3]
     assert run(tmp_path).shards_done_now == 2
     assert digest(store) == whole
+
+
+def test_arrays_are_told_of_only_where_nothing_else_differs(tmp_path):
+    wider = (SPECS[0], dataclasses.replace(SPECS[1], row_shape=(32,)), SPECS[2])
+    run_stage(plan(tmp_path), Squares(), made_by="squares")
+    with pytest.raises(StoreError, match=r"\(power: 2, now 3\)"):
+        run_stage(plan(tmp_path, specs=wider, decides={"power": 3}), Squares(), made_by="squares")
+    with pytest.raises(StoreError, match=r"\(arrays\[1\]\.row_shape\[0\]: 16, now 32\)"):
+        run_stage(plan(tmp_path, specs=wider), Squares(), made_by="squares")
+
+
+def test_force_of_one_part_says_what_to_delete_instead(tmp_path):
+    first = plan(tmp_path)
+    run_stage(first, Squares(), made_by="squares")
+    before = digest(first.store)
+    engine = Engine(name="static", part=Part(0, 2))
+    with pytest.raises(StoreError) as caught:
+        run_stage(first, Squares(), engine=engine, replace="always", made_by="squares")
+    for folder in ("squares.zarr", "squares.stage"):
+        assert f"{tmp_path / folder}" in str(caught.value)
+    assert "start the parts of 'squares' without --force" in str(caught.value)
+    assert digest(first.store) == before
+    shutil.rmtree(first.store)  # what it says
+    shutil.rmtree(records_folder(first.store))
+    for index in (0, 1):
+        part = Engine(name="static", part=Part(index, 2))
+        summary = run_stage(first, Squares(), engine=part, made_by="squares")
+    assert summary.complete
+    assert digest(first.store) == before
+
+
+def test_a_payload_is_described_as_ragged_not_by_what_it_declares(tmp_path):
+    run_stage(plan(tmp_path), Squares(), made_by="squares")
+    shapes = {row[0]: row[2] for row in describe(tmp_path / "squares.zarr")["arrays"]}
+    assert shapes == {"square": "23", "row": "23x16", "bytes": "5 x ragged"}
+
+
+def test_a_folder_of_stores_is_not_taken_for_one(tmp_path):
+    run_stage(plan(tmp_path), Squares(), made_by="squares")
+    with pytest.raises(StoreError, match=r"found a folder with 1 of them; give .*squares\.zarr"):
+        read_arrays(tmp_path)
+    with pytest.raises(StoreError, match="no readable Zarr group"):
+        read_arrays(tmp_path / "elsewhere")
