@@ -2,22 +2,27 @@
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+from pipeline.found_values import shown
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """A number of failed items, or a share of all items."""
 
-    value: float
-    """Items, or percent."""
+    value: Decimal | int | float
+    """Items, or percent; as it is written in decimals."""
     is_percent: bool
 
     def __str__(self) -> str:
         return f"{self.value:g}{'%' if self.is_percent else ''}"
 
     def allowed(self, num_items: int) -> int:
-        """Give how many of `num_items` may fail; a share is rounded down."""
-        return int(self.value * num_items / 100) if self.is_percent else int(self.value)
+        """Give how many of `num_items` may fail; a share is rounded down, and exactly that."""
+        exact = Fraction(str(self.value))
+        return int(exact * num_items / 100) if self.is_percent else int(exact)
 
 
 def parse_budget(text: str) -> Budget:
@@ -26,7 +31,8 @@ def parse_budget(text: str) -> Budget:
     Raises:
         ValueError: If it is neither.
     """
-    found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", text.strip())
-    if not found or float(found[2] or 0) > 100:
-        raise ValueError(f"expected a number of items or 0% to 100%, found {text!r}")
-    return Budget(float(found[1] or found[2]), is_percent=found[2] is not None)
+    # More digits than any run has items would be an argument that cannot be meant.
+    found = re.fullmatch(r"(\d{1,18})|(\d{1,3}(?:\.\d{1,18})?)%", text.strip(), re.ASCII)
+    if not found or Decimal(found[2] or 0) > 100:
+        raise ValueError(f"expected a number of items or 0% to 100%, found {shown(text)}")
+    return Budget(Decimal(found[1] or found[2]), is_percent=found[2] is not None)

@@ -21,6 +21,7 @@ from upath import UPath
 
 from pipeline import stopping
 from pipeline.config import load_document, parse_config
+from pipeline.disk_errors import line_of, system_error
 from pipeline.engines import Engine
 from pipeline.errors import SemiresError
 from pipeline.locks import run_lock
@@ -62,9 +63,9 @@ class Settings:
 def verb(function: Verb) -> Callable[..., None]:
     """Turn a function that returns an exit code into a command's body.
 
-    Known errors become one line on stderr and exit 1, an interruption exit 75; anything else keeps
-    its traceback. SIGTERM lets a stage finish the shards that it is at; ctrl-C, or a second
-    SIGTERM, ends it at once.
+    Known errors, and what the operating system refuses, become one line on stderr and exit 1, an
+    interruption exit 75; anything else keeps its traceback. SIGTERM lets a stage finish the shards
+    that it is at; ctrl-C, or a second SIGTERM, ends it at once.
     """
 
     @functools.wraps(function)
@@ -83,9 +84,22 @@ def verb(function: Verb) -> Callable[..., None]:
                 f"{str(error) or 'interrupted'}; run the same command again to go on", err=True
             )
             code = EXIT_INTERRUPTED
+        except BrokenPipeError:  # whoever read our output has seen enough; click's to handle
+            raise
+        except Exception as error:
+            refused = system_error(error)
+            if refused is None:
+                raise
+            click.echo(f"error: {redacted(line_of(refused, _about(arguments)))}", err=True)
+            code = EXIT_ERROR
         sys.exit(code)
 
     return wrapped
+
+
+def _about(arguments: Mapping[str, Any]) -> object:
+    """Give the run, store or file that a command is about; None if it has none."""
+    return next((arguments[name] for name in ("run_dir", "run", "path") if name in arguments), None)
 
 
 @contextmanager
@@ -125,14 +139,15 @@ def print_plan(plan: Plan, limit: int | None, made_by: str) -> int:
         click.echo(f"would refuse: {error}")
         click.echo(f"with --force: all {len(wanted)} shards")
         return EXIT_ERROR
-    todo = [shard for shard in pending_shards(plan) if shard in wanted]
+    grown = growth_of(plan)
+    kept = set() if grown is None else set(grown.kept)
+    todo = [shard for shard in pending_shards(plan) if shard in wanted and shard not in kept]
     click.echo(
         f"{plan.stage}: {plan.num_items} {plan.unit} in {plan.num_shards} shards of "
         f"{plan.shard_size}; {len(todo)} to do -> {plan.store}"
     )
-    grown = growth_of(plan)
     if grown is not None:
-        click.echo(f"grows from {grown} {plan.unit}; whole shards are kept")
+        click.echo(f"grows from {grown.items} {plan.unit}; {len(kept)} whole shards are kept")
     click.echo(f"fingerprint {plan.fingerprint[:16]}")
     return 0
 
@@ -153,15 +168,21 @@ def finish_stage(summary: StageSummary, rows: Mapping[str, Any] | None = None) -
 
 
 def report_failures(failures: tuple[FailedItem, ...]) -> int:
-    """Name the first failed items on stderr; give the exit code."""
+    """Name the first failed items on stderr, and where all are listed; give the exit code."""
     for failure in failures[:MAX_FAILURES_SHOWN]:
         click.echo(f"failed: {failure.item}: {failure.reason}", err=True)
-    if len(failures) > MAX_FAILURES_SHOWN:
+    more = len(failures) - MAX_FAILURES_SHOWN
+    if more > 0:
         click.echo(
-            f"and {len(failures) - MAX_FAILURES_SHOWN} more; see 'inspect-shards failures'",
-            err=True,
+            f"and {more} more; 'inspect-shards failures {_run_of_command()}' lists all", err=True
         )
     return EXIT_FAILED_ITEMS if failures else 0
+
+
+def _run_of_command() -> str:
+    """Give the run, or the store, that the command of now is about, as it was given."""
+    context = click.get_current_context(silent=True)
+    return str((None if context is None else _about(context.params)) or "RUN")
 
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:

@@ -2,8 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterator
+import shutil
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 from pipeline.errors import ConfigError, StoreError
@@ -49,19 +52,34 @@ def local_client(workers: int) -> Iterator[Any]:
 
     with (
         dask.config.set(_WORKER_SETTINGS),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # any free port: another job may run here
-            memory_limit=None,
-            silence_logs=50,
+        _without_ctrl_c(
+            lambda: LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",  # any free port: another job may run here
+                memory_limit=None,
+                silence_logs=50,
+            )
         ) as cluster,
         Client(cluster) as client,
     ):
         if num_gpus:
             client.register_plugin(OneGpu())
         yield client
+
+
+def _without_ctrl_c(start: Callable[[], Any]) -> Any:
+    """Start what leaves ctrl-C to this process, which a terminal sends to all others as well.
+
+    Threads and processes inherit which signals wait; those that replace a dead one, too.
+    """
+    resource_tracker.ensure_running()  # it would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        return start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -113,7 +131,7 @@ def slurm_client(jobs: int, lifetime: str | None) -> Iterator[Any]:
         lifetime: How long a worker takes tasks, e.g. "55m"; None: nine tenths of the walltime.
 
     Raises:
-        StoreError: If dask-jobqueue is not installed.
+        StoreError: If dask-jobqueue or SLURM is not installed.
         ConfigError: If the lifetime is none.
     """
     import dask
@@ -123,9 +141,14 @@ def slurm_client(jobs: int, lifetime: str | None) -> Iterator[Any]:
         from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
         raise StoreError(
-            "--engine slurm: dask-jobqueue is not installed; run pip install 'semires[slurm]', or "
-            "use --engine static in a job array"
+            "--engine slurm: dask-jobqueue is not installed; run pip install -e '.[slurm]' in the "
+            "clone, or use --engine static in a job array"
         ) from error
+    if shutil.which(SLURMCluster.job_cls.submit_command) is None:  # else it would wait for ever
+        raise StoreError(
+            f"--engine slurm: expected the command {SLURMCluster.job_cls.submit_command}, found "
+            f"none on this machine; start it where SLURM is installed, or use --workers"
+        )
     walltime = dask.config.get("jobqueue.slurm.walltime", None) or _DEFAULT_WALLTIME
     cores = dask.config.get("jobqueue.slurm.cores", None) or 1
     memory = dask.config.get("jobqueue.slurm.memory", None) or _DEFAULT_MEMORY

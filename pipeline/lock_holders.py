@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +15,15 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import click
+
 from pipeline.errors import StoreError
 from pipeline.places import Place
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
 """How old the heartbeat of another machine's driver must be for its lock to be taken over."""
+_LOOK_SECONDS = 2.0
 _LOST = signal.SIGUSR2  # not SIGINT, which a shell's background jobs ignore
 
 
@@ -84,7 +88,47 @@ def runs(pid: int) -> bool:
 def in_use(run_dir: Place, holder: Holder | None) -> StoreError:
     """Say in one line who holds a run directory."""
     name = "another process" if holder is None else str(holder)
-    return StoreError(f"{run_dir}: in use by {name}; wait for it or stop it")
+    there = holder is not None and not holder.boot.startswith(this_boot())
+    freed = f" (if its machine is gone, the lock is free {STALE_SECONDS:.0f} s after)"
+    return StoreError(
+        f"{run_dir}: in use by {name}; wait for it or stop it{freed if there else ''}"
+    )
+
+
+def fell_silent(
+    run_dir: Place, holder: Holder, age: float, sign: Callable[[], object | None]
+) -> bool:
+    """Wait until a driver of another machine gives a sign of life, or has given none for long.
+
+    Such a driver may have ended with its machine a moment ago, as where a job system moves a job.
+    By this machine's own clock, since the heartbeat may lie in the future.
+
+    Args:
+        run_dir: For the message on stderr.
+        holder: Who it is.
+        age: Seconds since its last heartbeat; negative if clocks disagree, and then unknown.
+        sign: Gives something that differs after a heartbeat; None once nobody holds the lock.
+
+    Returns:
+        True if it is gone: then the lock may be taken.
+    """
+    before = sign()
+    left = STALE_SECONDS - max(0.0, age)
+    heard = "in the future" if age < 0 else f"{age:.0f} s ago"
+    click.echo(
+        f"{run_dir}: held by {holder}, last heard of {heard}; waiting up to {left:.0f} s for a "
+        f"sign of life, and going on if there is none",
+        err=True,
+    )
+    limit = time.monotonic() + left
+    while before is not None and time.monotonic() < limit:
+        time.sleep(min(_LOOK_SECONDS, max(0.0, limit - time.monotonic())))
+        found = sign()
+        if found is None:
+            return True
+        if found != before:
+            return False
+    return True
 
 
 @contextmanager
@@ -98,12 +142,13 @@ def heartbeat(*checks: Callable[[], bool]) -> Iterator[None]:
     done = threading.Event()
 
     def go_on(check: Callable[[], bool]) -> None:
-        while not done.wait(HEARTBEAT_SECONDS):
-            if not check():
-                if not done.is_set():
-                    done.set()
-                    os.kill(os.getpid(), _LOST)  # as ctrl-C, even out of a sleep
-                return
+        try:
+            while not done.wait(HEARTBEAT_SECONDS) and check():
+                pass
+        finally:  # also of a check that breaks down: a lock without a heartbeat is taken over
+            if not done.is_set():
+                done.set()
+                os.kill(os.getpid(), _LOST)  # as ctrl-C, even out of a sleep
 
     threads = [
         threading.Thread(target=go_on, args=(check,), name="heartbeat", daemon=True)

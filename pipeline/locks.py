@@ -2,8 +2,9 @@
 
 `.lock` holds one line of JSON: host, pid, since when, by which command; its time of change is the
 heartbeat. On one machine the kernel's flock decides, which ends with the process however that
-ends; a driver of another machine counts as gone when its heartbeat stops. The parts of a static
-run share `.lock` and hold one `.lock-i-of-n` each. In an object store `object_locks` decides.
+ends; a driver of another machine counts as gone when its heartbeat stops, and whoever comes waits
+to see that. The parts of a static run share `.lock` and hold one `.lock-i-of-n` each. In an object
+store `object_locks` decides.
 """
 
 import errno
@@ -14,13 +15,15 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.lock_holders import (
+    HEARTBEAT_SECONDS,
     STALE_SECONDS,
     Holder,
+    fell_silent,
     heartbeat,
     in_use,
     runs,
@@ -85,16 +88,7 @@ def _parts(run_dir: Path) -> dict[Part, Path]:
 def _taken(path: Path, run_dir: Path, *, shared: bool) -> Iterator[None]:
     """Hold one lock file; a shared one is not written to."""
     with path.open("a+", encoding="utf-8") as handle:
-        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        flocked = _flock(handle.fileno(), kind)
-        for _ in range(5):  # someone who only looks holds it for an instant
-            if flocked is not False:
-                break
-            time.sleep(0.1)
-            flocked = _flock(handle.fileno(), kind)
-        holder = _read(path)
-        if flocked is False or (holder is not None and _alive(holder, path, flocked is True)):
-            raise in_use(run_dir, holder)
+        holder = _take(handle.fileno(), path, run_dir, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         if shared:
             yield
             return
@@ -106,19 +100,64 @@ def _taken(path: Path, run_dir: Path, *, shared: bool) -> Iterator[None]:
             found = _read(path)
             if found is None or found.token != mine.token:
                 raise in_use(run_dir, found)
-
-        def beat() -> bool:
-            found = _read(path)
-            if found is None or found.token != mine.token:
-                return False
-            os.utime(path)
-            return True
-
-        with heartbeat(beat):
+        pulse = _Pulse(path, mine.token, time.monotonic())
+        with heartbeat(pulse.beat, pulse.is_fresh):
             yield
-        found = _read(path)
-        if found is not None and found.token == mine.token:
-            handle.truncate(0)
+        with suppress(OSError):  # it is free with the end of this process anyway
+            if pulse.is_ours():
+                handle.truncate(0)
+
+
+def _take(descriptor: int, path: Path, run_dir: Path, kind: int) -> Holder | None:
+    """Get the kernel's lock, where there is one, and wait for what another machine may hold.
+
+    Returns:
+        Who held it before and is gone, if anybody.
+
+    Raises:
+        StoreError: If somebody holds it.
+    """
+    flocked = _flock(descriptor, kind)
+    for _ in range(5):  # someone who only looks holds it for an instant
+        if flocked is not False:
+            break
+        time.sleep(0.1)
+        flocked = _flock(descriptor, kind)
+    holder = _read(path)
+    if flocked is False or (holder is not None and _alive(holder, path, flocked is True)):
+        if holder is None or not _fell_silent(holder, path, run_dir):
+            raise in_use(run_dir, _read(path) or holder)
+        if flocked is False and _flock(descriptor, kind) is False:
+            raise in_use(run_dir, _read(path) or holder)
+    return holder
+
+
+@dataclass(slots=True)
+class _Pulse:
+    """The heartbeat of one lock file."""
+
+    path: Path
+    token: str
+    seen: float
+    """When the file system last took our heartbeat, by this machine's monotonic clock."""
+
+    def is_ours(self) -> bool:
+        found = _read(self.path)
+        return found is not None and found.token == self.token
+
+    def beat(self) -> bool:
+        """Renew the lock; False if another has it. A disk that fails now is tried again."""
+        asked = time.monotonic()
+        with suppress(OSError):  # `is_fresh` ends it
+            if not self.is_ours():
+                return False
+            os.utime(self.path)
+            self.seen = asked
+        return True
+
+    def is_fresh(self) -> bool:
+        """Tell whether no other can have taken the lock for want of heartbeats."""
+        return time.monotonic() - self.seen < STALE_SECONDS - 2 * HEARTBEAT_SECONDS
 
 
 def _flock(descriptor: int, kind: int) -> bool | None:
@@ -142,25 +181,41 @@ def _alive(holder: Holder, path: Path, flocked: bool) -> bool:
 def _age(path: Path) -> float:
     """Give the seconds since the last heartbeat, by the clock of the file system."""
     probe = path.with_name(f"{path.name}.{uuid.uuid4().hex}.now")
-    probe.touch()
     try:
+        probe.touch()
         return probe.stat().st_mtime - path.stat().st_mtime
+    except OSError:  # who may only look, or has no space, goes by the clock of this machine
+        return time.time() - path.stat().st_mtime
     finally:
-        probe.unlink()
+        with suppress(OSError):
+            probe.unlink()
+
+
+def _fell_silent(holder: Holder, path: Path, run_dir: Path) -> bool:
+    """Tell whether another machine's driver gives no sign of life; waits to find out."""
+
+    def sign() -> object | None:
+        found = _read(path)  # first: to open a file asks a network file system anew
+        return None if found is None else (found.token, path.stat().st_mtime_ns)
+
+    return holder.boot != this_boot() and fell_silent(run_dir, holder, _age(path), sign)
 
 
 def _held_by(path: Path) -> Holder | None:
-    with path.open("a+", encoding="utf-8") as handle:
-        flocked = _flock(handle.fileno(), fcntl.LOCK_SH)
-        holder = _read(path)
-        if holder is None:
-            return None
-        return holder if flocked is False or _alive(holder, path, flocked is True) else None
+    try:
+        with path.open(encoding="utf-8") as handle:  # who looks may have no right to write
+            flocked = _flock(handle.fileno(), fcntl.LOCK_SH)
+            holder = _read(path)
+            if holder is None:
+                return None
+            return holder if flocked is False or _alive(holder, path, flocked is True) else None
+    except FileNotFoundError:
+        return None
 
 
 def _refuse_if_held(place: Path, run_dir: Path) -> None:
     holder = _held_by(place)
-    if holder is not None:
+    if holder is not None and not _fell_silent(holder, place, run_dir):
         raise in_use(run_dir, holder)
 
 
@@ -173,8 +228,8 @@ def _write(path: Path, holder: Holder) -> None:
 
 
 def _read(path: Path) -> Holder | None:
-    """Read who a lock file names; None if it is empty, damaged or of an older version."""
+    """Read who a lock file names; None if it is gone, empty, damaged or of an older version."""
     try:
         return Holder(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError):
         return None

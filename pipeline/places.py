@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import fsspec
 from upath import UPath
 
+from pipeline.disk_errors import is_for_the_user, line_of, says_nothing_of_the_file
 from pipeline.errors import ConfigError, StoreError
 from pipeline.storage_log import LIBRARIES, keep_broken_connections_quiet
 
@@ -51,6 +52,8 @@ def place(text: str) -> Place:
             names no bucket, or is of a protocol that fsspec does not know or cannot reach.
     """
     if not is_url(text):
+        if not text:  # would be the folder of now
+            raise ConfigError("expected a path or a URL, found an empty text")
         if "://" in text or _ONE_SLASH.match(text):  # would be a folder of that name
             raise ConfigError(f"{text}: expected a path, or a URL PROTOCOL://BUCKET/FOLDER")
         return Path(text)
@@ -74,7 +77,8 @@ def place(text: str) -> Place:
     except ImportError as error:
         raise ConfigError(
             f"{text}: expected the package for {protocol}:// ({error}), found none; "
-            f"pip install 'semires[s3]' for s3://, gcsfs for gs://, adlfs for az://"
+            f"in the clone, run pip install -e '.[s3]' for s3://, or pip install gcsfs for gs://, "
+            f"adlfs for az://"
         ) from error
     except ValueError as error:
         known = "s3, gs, az, memory"
@@ -234,7 +238,7 @@ def reason_of(error: BaseException) -> str:
 
 @contextmanager
 def reaching(where: Place) -> Iterator[None]:
-    """Turn what goes wrong between here and an object store into one line.
+    """Turn what goes wrong between here and a store into one line.
 
     Raises:
         StoreError: Names the place and the reason; what is done is kept.
@@ -242,6 +246,8 @@ def reaching(where: Place) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if is_local(where) and isinstance(error, OSError) and is_for_the_user(error):
+            raise StoreError(line_of(error, where)) from error
         if is_local(where) or not is_of_storage(error):
             raise
         raise StoreError(
@@ -252,11 +258,14 @@ def reaching(where: Place) -> Iterator[None]:
 
 
 def is_on_the_way(where: Place, error: OSError) -> bool:
-    """Tell whether an error is of the way to an object store, and says nothing of the object.
+    """Tell whether an error is of the way to a file or object, and says nothing of itself.
 
-    What cannot be reached for a moment must not be taken for missing or damaged, and made anew.
+    What cannot be reached for a moment, or for want of rights, must not be taken for missing or
+    damaged, and made anew.
     """
-    return not is_local(where) and not isinstance(error, FileNotFoundError)
+    if is_local(where):
+        return says_nothing_of_the_file(error)
+    return not isinstance(error, FileNotFoundError)
 
 
 def is_of_storage(error: BaseException) -> bool:

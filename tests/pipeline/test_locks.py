@@ -1,10 +1,12 @@
 """One driver per run directory; what a dead one leaves is taken over."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 
@@ -57,17 +59,90 @@ def elsewhere(**changes):
     return json.dumps(asdict(Holder(**{**fields, **changes}))) + "\n"
 
 
-@pytest.mark.parametrize("name", [".lock", ".lock-0-of-2"])
-def test_another_machines_lock_holds_as_long_as_its_heart_beats(tmp_path, name):
-    path = tmp_path / name
-    path.write_text(elsewhere())
-    os.utime(path, (time.time() - 60,) * 2)
+@pytest.fixture
+def soon(monkeypatch):
+    """Let what gives no sign of life be gone after half a second."""
+    monkeypatch.setattr(lock_holders, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(locks, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(lock_holders, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(lock_holders, "_LOOK_SECONDS", 0.02)
+
+
+@pytest.fixture
+def beating():
+    """Let a file's time of change be a heartbeat, as of a driver on another machine."""
+    done = threading.Event()
+    threads = []
+
+    def start(path, offset=0.0):
+        def beat():
+            while not done.wait(0.01):
+                os.utime(path, (time.time() + offset,) * 2)
+
+        threads.append(threading.Thread(target=beat))
+        threads[-1].start()
+
+    yield start
+    done.set()
+    for thread in threads:
+        thread.join()
+
+
+LOCKS = pytest.mark.parametrize("name", [".lock", ".lock-0-of-2"])
+DAYS = 86400.0
+
+
+@LOCKS
+@pytest.mark.parametrize("offset", [0.0, 3 * DAYS], ids=["same-clock", "clock-ahead"])
+def test_another_machines_lock_holds_as_long_as_its_heart_beats(
+    tmp_path, soon, beating, name, offset
+):
+    (tmp_path / name).write_text(elsewhere())
+    os.utime(tmp_path / name, (time.time() + offset,) * 2)
+    beating(tmp_path / name, offset)
     with pytest.raises(StoreError, match="in use by pid 12 on node7 since yesterday"):
         run_lock(tmp_path).__enter__()
     assert [holder.host for holder in holders(tmp_path)] == ["node7"]
-    os.utime(path, (time.time() - 2 * lock_holders.STALE_SECONDS,) * 2)
+
+
+@LOCKS
+@pytest.mark.parametrize("age", [0.1, -3 * DAYS], ids=["fresh", "in-the-future"])
+@pytest.mark.parametrize("flock", [True, None], ids=["flock", "no-flock"])
+def test_a_driver_that_ended_with_its_machine_is_waited_for(
+    tmp_path, soon, monkeypatch, capsys, name, age, flock
+):
+    if flock is None:
+        monkeypatch.setattr(locks, "_flock", lambda _descriptor, _kind: None)
+    (tmp_path / name).write_text(elsewhere())
+    os.utime(tmp_path / name, (time.time() - age,) * 2)
+    started = time.monotonic()
     with run_lock(tmp_path):
         assert holders(tmp_path)[0].pid == os.getpid()
+    assert time.monotonic() - started >= 0.3
+    line = capsys.readouterr().err
+    assert "held by pid 12 on node7" in line
+    assert line.count("\n") == 1
+
+
+@LOCKS
+def test_a_driver_that_is_long_gone_is_not_waited_for(tmp_path, name, capsys):
+    (tmp_path / name).write_text(elsewhere())
+    os.utime(tmp_path / name, (time.time() - 2 * lock_holders.STALE_SECONDS,) * 2)
+    with run_lock(tmp_path):
+        assert holders(tmp_path)[0].pid == os.getpid()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_lock_that_is_released_while_waited_for_is_free_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_holders, "_LOOK_SECONDS", 0.02)
+    path = tmp_path / ".lock"
+    path.write_text(elsewhere())
+    release = threading.Timer(0.2, lambda: path.write_text(""))
+    release.start()
+    with run_lock(tmp_path):
+        assert holders(tmp_path)[0].pid == os.getpid()
+    release.join()
 
 
 def test_the_heart_beats(tmp_path, monkeypatch):
@@ -86,6 +161,45 @@ def test_who_lost_the_lock_is_interrupted(tmp_path, monkeypatch):
         (tmp_path / ".lock").write_text(elsewhere())
         time.sleep(10)
     assert "node7" in (tmp_path / ".lock").read_text()  # the other's stays
+
+
+def test_a_disk_that_fails_for_a_while_does_not_end_the_driver(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_holders, "HEARTBEAT_SECONDS", 0.02)
+    failures = []
+
+    def fail(_path):
+        failures.append(1)
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with run_lock(tmp_path):
+        with monkeypatch.context() as patched:
+            patched.setattr(locks.os, "utime", fail)
+            limit = time.monotonic() + 10
+            while len(failures) < 3:
+                assert time.monotonic() < limit
+                time.sleep(0.01)
+        os.utime(tmp_path / ".lock", (0, 0))
+        limit = time.monotonic() + 10
+        while (tmp_path / ".lock").stat().st_mtime == 0:  # it beats again
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+
+
+def test_a_disk_that_fails_for_long_ends_the_driver(tmp_path, soon, monkeypatch):
+    def fail(_path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(locks.os, "utime", fail)
+    lost = pytest.raises(KeyboardInterrupt, match="lock of the run directory is lost")
+    with lost, run_lock(tmp_path):
+        time.sleep(10)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_heartbeat_that_breaks_down_ends_the_driver(monkeypatch):
+    monkeypatch.setattr(lock_holders, "HEARTBEAT_SECONDS", 0.02)
+    with pytest.raises(KeyboardInterrupt), lock_holders.heartbeat(lambda: 1 // 0):
+        time.sleep(10)
 
 
 @pytest.mark.parametrize("left", ["", "pid 12 on node7\n", "{", "[]", '{"pid": 3}'])
