@@ -18,9 +18,10 @@ from pycocotools import mask as coco_mask
 from pipeline.cells import masks_of
 from pipeline.drawing import sheet
 from pipeline.errors import StoreError
-from pipeline.inspection import StoreRows, draw_row, writing
+from pipeline.inspection import draw_row, in_lines, writing
 from pipeline.places import Place
 from pipeline.records import atomic_write, sync_folder
+from pipeline.store_rows import StoreRows
 
 MAX_ROWS_ON_A_PAGE = 8
 """Rows of an HTML page when none are asked for."""
@@ -30,6 +31,8 @@ def export_coco(store: Place, path: Path, rows: list[int] | None = None) -> int:
     """Write candidates or labels as COCO annotations with compressed RLE.
 
     The masks are in canvas geometry, which is the image's own unless it is larger than the canvas.
+    `image_id` is the image's row in the manifest; the data set's own ids are `dataset_image_id` of
+    every image and `dataset_object_id` of every label. `row` is the row of the store.
     Annotations go to the file one by one, so that a store of any size can be exported.
 
     Args:
@@ -55,11 +58,12 @@ def export_coco(store: Place, path: Path, rows: list[int] | None = None) -> int:
             image = opened.image(row)
             height, width = opened.mask_size(row)  # also where there is no annotation
             images[image] = {"id": image, "file_name": opened.manifest.image_path[image],
-                             "height": height, "width": width}  # fmt: skip
+                             "height": height, "width": width,
+                             "dataset_image_id": opened.manifest.image_id[image]}  # fmt: skip
             for annotation in annotate(opened, row):
                 count += 1
                 entry = {"id": count, "image_id": image, "iscrowd": 0, "category_id": 1,
-                         **annotation}  # fmt: skip
+                         "row": row, **annotation}  # fmt: skip
                 file.write(("," if count > 1 else "") + "\n" + json.dumps(entry))
         categories = [{"id": 1, "name": "object"}]
         file.write(f'],\n"images": {json.dumps(list(images.values()))},\n')
@@ -105,9 +109,11 @@ def _coco_candidates(opened: StoreRows, row: int) -> Iterator[dict[str, Any]]:
 
 def _coco_labels(opened: StoreRows, row: int) -> Iterator[dict[str, Any]]:
     mask, weight, source = opened.label(row)
+    manifest, expression = opened.manifest, int(opened.scalar("row", row))
     yield {
         **_rle(mask),
-        "expression": opened.manifest.expression_text[int(opened.scalar("row", row))],
+        "dataset_object_id": manifest.object_id[manifest.expression_object[expression]],
+        "expression": opened.sentence(row),
         "source": source,
         "score": float(opened.scalar("score", row)),
         "mean_weight": float(weight.mean()),
@@ -141,7 +147,7 @@ def export_html(store: Place, path: Path, rows: list[int] | None = None) -> int:
              f"<h1>{html.escape(str(store))}</h1>"]  # fmt: skip
     for row in _written(opened, rows):
         buffer = io.BytesIO()
-        Image.fromarray(sheet([draw_row(opened, row)], 280)).save(buffer, "PNG")
+        Image.fromarray(sheet(in_lines(draw_row(opened, row)), 280)).save(buffer, "PNG")
         data = base64.b64encode(buffer.getvalue()).decode()
         parts.append(f'<h2>row {row}</h2><img src="data:image/png;base64,{data}">')
         if rows is None and len(parts) > MAX_ROWS_ON_A_PAGE:

@@ -12,6 +12,10 @@ from refine.sweep import (
     expand,
 )
 
+HOLLOW = 1.5
+"""A best setting with less than so many times the mean IoU of labels that mark the whole image is
+not applied: a student would learn to mark everything."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateConfig:
@@ -25,13 +29,13 @@ class CalibrateConfig:
     """Values of `refine.probability.context` to try, with slope and bias fitted to the truth of the
     labelled images; beside them always the teacher's own probability."""
     sharpness: tuple[float, ...] = (1.0, 1.6)
-    """Factors on the fitted slope. The fit is right on average over all pixels; which candidate
-    is best is decided by few of them, of which the teacher may be surer."""
+    """Factors on the fitted slope, each more than 0. The fit is right on average over all pixels;
+    which candidate is best is decided by few of them, of which the teacher may be surer."""
     grid: dict[str, dict[str, tuple[ParameterValue, ...]]] = field(default_factory=dict)
-    """Strategy -> parameter -> values to try; empty takes `DEFAULT_GRID`. Strategies that see P
+    """Strategy -> parameter -> values to try; empty takes the default grid. Strategies that see P
     alone are tried with the teacher's own probability only."""
     gates: tuple[float | None, ...] = DEFAULT_GATES
-    """Values of `min_gain` to try with every setting."""
+    """Values of `min_gain` to try with every setting, at least one."""
 
     def __post_init__(self) -> None:
         if self.folds < 2:

@@ -19,7 +19,8 @@ from pipeline.folds import Fold
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
 from pipeline.places import Place
-from pipeline.records import require_rows, stored_plan, write_json
+from pipeline.records import content_fingerprint, require_rows, stored_plan, write_json
+from pipeline.run_contents import plan_path
 from refine.calibrate_config import CalibrateConfig as CalibrateConfig
 from refine.choice import count_truth
 from refine.evidence import FloatArray, ImageEvidence
@@ -113,6 +114,22 @@ class HeldOut:
         return skipped
 
 
+def _require_folds(config: CalibrateConfig, run_dir: Place, number: int) -> None:
+    """Refuse where folds are not predicted yet, naming all of them and what to run."""
+    paths = RunPaths(run_dir)
+    load_manifest(paths.manifest)  # without data there are no folds: that is to be said first
+    folds = [Fold(part, config.folds) for part in range(1, config.folds + 1)]
+    missing = [fold for fold in folds if not plan_path(paths.fold_teacher(fold)).exists()]
+    if missing:
+        first, others = missing[0], ", and so for the others" if missing[1:] else ""
+        raise StoreError(
+            f"{paths.fold(first).parent}: expected predictions of {config.folds} folds, found none "
+            f"of {', '.join(map(str, missing))}; run 'train-student --fold {first}' and then run "
+            f"'predict-teacher --fold {first}'{others}; or all of them by 'make stage-calibrate "
+            f"ROUND={number} FOLDS={config.folds}' with your CONFIG and RUN"
+        )
+
+
 def fit_variants(config: CalibrateConfig, held_out: HeldOut) -> dict[str, ProbabilityConfig]:
     """Fit slope and bias in every context to pixels drawn from some held-out expressions.
 
@@ -200,6 +217,7 @@ def calibrate(
         StoreError: If predictions are missing or stale.
     """
     started = time.monotonic()
+    _require_folds(config, run_dir, number)
     held_out = HeldOut(config, run_dir, limit)
     settings = config.settings()
     variants = fit_variants(config, held_out)
@@ -275,6 +293,6 @@ def choice_fingerprint(config: CalibrateConfig, run_dir: Place) -> str:
     """Name everything that decides which setting is best."""
     paths = RunPaths(run_dir)
     stores = [paths.fold_teacher(Fold(part, config.folds)) for part in range(1, config.folds + 1)]
-    folds = [stored_plan(store, "predict-teacher --fold")["fingerprint"] for store in stores]
+    folds = [content_fingerprint(stored_plan(store, "predict-teacher --fold")) for store in stores]
     decides = {"algorithm_version": ALGORITHM_VERSION, "config": to_plain(config), "folds": folds}
     return fingerprint(decides | inputs_of_choice(run_dir))

@@ -24,7 +24,7 @@ from pipeline.paths import RunPaths
 from pipeline.places import Place
 from refine import calibration
 from refine.calibration import CalibrateConfig
-from refine.chosen import apply_best, best_by_strategy
+from refine.chosen import apply_best, best_by_strategy, reason_against, section_text, with_best
 from refine.plots import write_calibration_plot
 from refine.quality import SIZES
 from refine.stage import RefineConfig, config_of_round, plan_refinement, with_strategy
@@ -121,17 +121,35 @@ def calibrate(
     """Try strategies and thresholds on labelled images that the teacher has not seen.
 
     Needs 'train-student --fold K/N' and 'predict-teacher --fold K/N' for every fold K of N
-    (calibrate.folds in the config). Writes round-R/calibration.json and .png.
+    (calibrate.folds in the config). Writes round-R/calibration.json and .png, and prints the best
+    setting as the config's `refine` section: --apply and that section give the same labels.
 
     Example: refine-labels calibrate --round 1 --apply
     """
     settings = Settings(config, run_dir, overrides)
     run_dir, section = settings.run_dir, settings.section("calibrate", CalibrateConfig)
+    refine = settings.section("refine", RefineConfig)
     document = locked(run_dir, lambda: calibration.calibrate(section, run_dir, number, limit=limit))
     table = [calibration_row(row) for row in best_by_strategy(document)]
     title = f"best setting of each strategy by {section.by}, percent"
     print_table(title, CALIBRATION_COLUMNS, table)
     plot = write_calibration_plot(document, run_dir / f"round-{number}" / "calibration.png")
+    facts = calibration_facts(document) | {"curves": plot}
+    reason = reason_against(document)
+    if apply:
+        applied = locked(run_dir, lambda: apply_best(document, refine, run_dir))
+        facts["applied"] = applied or "nothing"
+    print_facts(f"calibrate, round {number}", facts)
+    if reason is not None:
+        click.echo(f"nothing to apply: {reason}")
+    all_the_same = "" if reason is None else " all the same"
+    click.echo(f"the best setting{all_the_same}, in place of the config's refine section:\n")
+    click.echo(section_text(with_best(document, refine), settings.given("refine")))
+    return 0
+
+
+def calibration_facts(document: dict[str, Any]) -> dict[str, Any]:
+    """Give the figures that the summary table shows, fractions as in calibration.json."""
     low, high = document["gain_interval"]
     facts = {
         "settings tried": document["settings"],
@@ -142,18 +160,10 @@ def calibrate(
         "gain of choosing, mIoU": f"{document['gain']:.4f} ({low:.4f} to {high:.4f}, 95 %)",
         "skipped, truth unknown": document["skipped"],
         "seconds": document["seconds"],
-        "curves": plot,
     }
-    if apply:
-        chain = settings.section("refine", RefineConfig)
-        applied = locked(run_dir, lambda: apply_best(document, chain, run_dir))
-        facts["applied"] = applied or (
-            "nothing: no setting beats the teacher's own masks and marking the whole image"
-        )
-        if low <= 0:
-            facts["beware"] = "the gain may be chance: its interval holds 0"
-    print_facts(f"calibrate, round {number}", facts)
-    return 0
+    if low <= 0:
+        facts["beware"] = "the gain may be chance: its interval holds 0"
+    return facts
 
 
 CALIBRATION_COLUMNS = [
@@ -162,10 +172,13 @@ CALIBRATION_COLUMNS = [
 
 
 def calibration_row(row: dict[str, Any]) -> list[Any]:
-    """Lay one setting out for a table: shares in percent, last the mIoU by size."""
+    """Lay one setting out for a table, its keys as a config has them; shares in percent.
+
+    Last comes the mIoU by size.
+    """
     given = row["params"] | {"min_gain": row["min_gain"]}
     settings = [
-        f"{name.removeprefix('min_')} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        f"{name}: {value:g}" if isinstance(value, float) else f"{name}: {value}"
         for name, value in given.items()
         if value is not None
     ]

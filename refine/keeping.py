@@ -9,7 +9,7 @@ from refine.weighting import PsiConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PwaConfig(PsiConfig):
-    """Pixel-Wise Adjustment: the teacher's mask, weighted by Psi; the fields are Psi's."""
+    """Pixel-Wise Adjustment: the teacher's mask, weighted by Psi, with its parameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from refine.evidence import CountArray, Evidence
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IomConfig:
-    """IoU-based Optimal Matching."""
+    """IoU-based Optimal Matching: the S that fits P best."""
 
     min_iou: float = 0.5
     """The best candidate is taken when its IoU with P is above this, in [0, 1]; the paper's
@@ -26,21 +26,22 @@ class IomConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpiConfig:
-    """Composite Parts Integration; None switches a test off.
+    """Composite Parts Integration: every S that belongs to P; None switches a test off.
 
     The last three fields are not in SemiRES; with their defaults they change nothing.
     """
 
     min_label_coverage: float | None = 0.7
-    """Take S when |P & S| / |P| is above this; the paper's inter1 (CPI-U alone)."""
+    """Take S when |P & S| / |P| is above this, in [0, 1]; the paper's inter1 (CPI-U alone)."""
     min_mask_coverage: float | None = 0.7
-    """Take S when |P & S| / |S| is above this; the paper's inter2 (CPI-O alone)."""
+    """Take S when |P & S| / |S| is above this, in [0, 1]; the paper's inter2 (CPI-O alone)."""
     combine: Literal["or", "and"] = "or"
     """Whether one test is enough (Algorithm 1) or all that are on must pass (the paper's text)."""
     keep_uncovered: bool = False
     """Add the pixels of P that no candidate covers, as SEPL does."""
     max_area_ratio: float | None = None
-    """Leave S out when |S| / |P| is above this: a wall that contains P is not its object."""
+    """Leave S out when |S| / |P| is above this, more than 0: a wall that contains P is not its
+    object."""
 
     def __post_init__(self) -> None:
         for name in ("min_label_coverage", "min_mask_coverage"):

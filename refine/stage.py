@@ -18,6 +18,7 @@ from pipeline.places import Place
 from pipeline.records import (
     FailedItem,
     Plan,
+    content_fingerprint,
     read_json,
     require_rows,
     stored_plan,
@@ -48,9 +49,9 @@ class RefineConfig:
     chain: tuple[ChainLink, ...] = DEFAULT_CHAIN
     """Strategies in the order in which they are asked; the last must always answer."""
     probability: ProbabilityConfig = field(default_factory=ProbabilityConfig)
-    """How the probability that they see is made of the teacher's logits."""
+    """How the probability that strategies see is made of the teacher's logits."""
     shard_size: int = 256
-    """Expressions per shard and task."""
+    """Expressions per shard and task, at least 1."""
     measure: bool = True
     """Compare labels with the truth where the data set knows it; changes no label, but
     `quality.json`, so that it is part of the fingerprint."""
@@ -109,7 +110,7 @@ def inputs_of_choice(run_dir: Place) -> dict[str, str]:
     paths = RunPaths(run_dir)
     manifest = load_manifest(paths.manifest)
     candidates = candidates_plan(paths.candidates, manifest)
-    return {"manifest": manifest.fingerprint, "candidates": candidates["fingerprint"]}
+    return {"manifest": manifest.fingerprint, "candidates": content_fingerprint(candidates)}
 
 
 def candidates_plan(store: Place, manifest: Manifest) -> dict[str, Any]:
@@ -223,8 +224,8 @@ def plan_refinement(config: RefineConfig, run_dir: Place, number: int) -> Plan:
             "measure": config.measure,
             "inputs": {
                 "manifest": manifest.fingerprint,
-                "candidates": candidates["fingerprint"],
-                "teacher": teacher["fingerprint"],
+                "candidates": content_fingerprint(candidates),
+                "teacher": content_fingerprint(teacher),
             },
         },
         attributes={"strategies": list(STRATEGY_NAMES), "round": number, "weight_one": 255},

@@ -83,18 +83,17 @@ Chain = Sequence[Link]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainLink:
-    """One strategy of a chain as plain values, as a config file gives it."""
+    """One strategy of a chain, as a config file gives it."""
 
     strategy: str
-    """A name of `STRATEGIES`."""
+    """Which strategy is asked."""
     params: dict[str, ParameterValue] = field(default_factory=dict)
-    """Its parameters; what is left out takes the paper's value."""
+    """Its parameters; what is left out takes its default."""
     min_gain: float | None = None
     """Accept its answer only if the expected IoU exceeds that of the teacher's mask by more than
     this; None accepts every answer."""
     weight: str | None = None
-    """How its labels' pixels are weighted, a name of `WEIGHTINGS`; None takes its own: `psi` for
-    pwa, else `one`."""
+    """How its labels' pixels are weighted; None takes the strategy's own weight."""
     weight_params: dict[str, ParameterValue] = field(default_factory=dict)
     """Parameters of the weighting; what is left out takes its default."""
 

@@ -30,9 +30,9 @@ class BestUnionConfig:
     min_expected_iou: float = 0.4
     """The union is taken when its expected IoU is above this, in [0, 1]."""
     max_parts: int = 8
-    """Candidates in the union at most."""
+    """Candidates in the union at most, at least 1."""
     min_step: float = 0.005
-    """What a further candidate must add to the expected IoU."""
+    """What a further candidate must add to the expected IoU, at least 0."""
 
     def __post_init__(self) -> None:
         check_share("min_expected_iou", self.min_expected_iou)

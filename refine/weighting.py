@@ -36,11 +36,11 @@ class PsiConfig:
     """
 
     ceiling: float = 1.3
-    """Weight before the Gaussian is taken off."""
+    """Weight before the Gaussian is taken off; what is then outside [0, 1] is clipped."""
     mean: float = 0.5
     """Probability that is trusted least, in [0, 1]."""
     variance: float = 0.1
-    """Spread of the distrust, in squared units of probability."""
+    """Spread of the distrust, in squared units of probability; more than 0."""
 
     def __post_init__(self) -> None:
         if self.variance <= 0:

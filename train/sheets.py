@@ -52,7 +52,8 @@ def write_result_sheet(
 ) -> Place:
     """Draw `count` best, median and worst sentences each as a PNG, three panels a row.
 
-    The image with its sentence, the prediction with its IoU by the protocol, the truth.
+    The image with its sentence, file and expression (the row of the manifest, by which
+    `metrics-SPLIT.npz` names it too), the prediction with its IoU by the protocol, the truth.
 
     Args:
         predictor: What is asked again for the masks of these few.
@@ -90,8 +91,9 @@ def _panels(
     predicted_HW = upsample_align_corners(margin_hw, size) > 0
     truth_HW = manifest.truth(int(manifest.expression_object[expression]), CANVAS_PX)
     assert truth_HW is not None, "only sentences with a truth are evaluated"
+    named = f"expression {expression} · {manifest.expression_text[expression]}"
     return [
-        (picture, manifest.expression_text[expression]),
+        (picture, f"{named}\n{manifest.image_path[image]}"),
         (overlay(picture, predicted_HW, LABEL_COLOUR), caption),
         (overlay(picture, truth_HW, TRUTH_COLOUR), "truth"),
     ]
