@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.exchange import ImportConfig, source_sha256
-from pipeline.sam.models import SAM_MODELS, checkpoint_sha256
+from pipeline.sam.entries import SAM_ENTRIES
 from pipeline.sam.options import GeneratorOptions
 
 IMPORTED = "imported"
-"""Instead of an entry of `SAM_MODELS`: the masks are read from files."""
+"""Instead of an entry of `SAM_ENTRIES`: the masks are read from files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,27 +18,26 @@ class CandidatesConfig:
     """The `candidates` section of stages.yaml."""
 
     model: str = "vit_tiny_demo"
-    """An entry of `SAM_MODELS`, or `imported`: masks made before, see `masks`."""
+    """What makes the masks; `imported`: somebody made them before, see `masks`."""
     checkpoint: Path | None = None
-    """Weights of the entry: a file, or for `hub_...` a folder or a hub's id; None where it ships
-    its own or has none."""
+    """Weights of the model: a file, or for `hub_...` a folder or a hub's id; None where the project
+    ships them or there are none."""
     masks: ImportConfig | None = None
     """For model `imported`: format and place of the masks."""
     canvas: int = 640
     """Longest side in pixels of stored masks, a multiple of 8; larger images are scaled down."""
     shard_size: int = 64
-    """Images per shard and task."""
+    """Images per shard and task, at least 1."""
     max_candidates: int = 256
-    """Candidates kept per image, those of the highest predicted IoU."""
+    """Candidates kept per image, those of the highest predicted IoU; at least 1."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where SAM runs; `auto` takes a GPU if there is one. What has no weights runs on the CPU."""
     options: GeneratorOptions = field(default_factory=GeneratorOptions)
-    """Grid, thresholds and batch of the mask generator; None takes the model entry's value. An
-    entry without weights has none of them and refuses any."""
+    """Grid, thresholds and batches of the mask generator. Only a network has them."""
 
     def __post_init__(self) -> None:
-        if self.model not in (*SAM_MODELS, IMPORTED):
-            known = ", ".join((*SAM_MODELS, IMPORTED))
+        if self.model not in (*SAM_ENTRIES, IMPORTED):
+            known = ", ".join((*SAM_ENTRIES, IMPORTED))
             raise ValueError(f"model: unknown {self.model!r}; known are {known}")
         if (self.masks is None) == (self.model == IMPORTED):
             given = "none" if self.masks is None else f"{self.masks.path}"
@@ -60,12 +59,19 @@ class CandidatesConfig:
     @property
     def has_network(self) -> bool:
         """Whether a network makes the masks."""
-        return self.model in SAM_MODELS and SAM_MODELS[self.model].has_network
+        return self.model in SAM_ENTRIES and SAM_ENTRIES[self.model].has_network
 
     @property
     def needs_checkpoint(self) -> bool:
         """Whether the model comes without weights of its own."""
-        return self.model in SAM_MODELS and SAM_MODELS[self.model].needs_checkpoint
+        return self.model in SAM_ENTRIES and SAM_ENTRIES[self.model].needs_checkpoint
+
+    def input_files(self) -> dict[str, Path]:
+        """Give the files that have to be here, by field name; what the hub may have is left out."""
+        files = {"masks.path": None if self.masks is None else self.masks.path}
+        if not self.model.startswith("hub_"):
+            files["checkpoint"] = self.checkpoint
+        return {name: path for name, path in files.items() if path is not None}
 
 
 def _refuse_unused(config: CandidatesConfig) -> None:
@@ -98,8 +104,8 @@ def generator_options(config: CandidatesConfig) -> GeneratorOptions:
     What has no network reads `max_candidates` alone, the others stay None.
     """
     filled = config.options
-    if config.model in SAM_MODELS:
-        filled = SAM_MODELS[config.model].options_with(filled)
+    if config.model in SAM_ENTRIES:
+        filled = SAM_ENTRIES[config.model].options_with(filled)
     return dataclasses.replace(filled, max_candidates=config.max_candidates)
 
 
@@ -124,4 +130,6 @@ def source_of_masks(config: CandidatesConfig) -> str:
     """
     if config.masks is not None:
         return source_sha256(config.masks)
+    from pipeline.sam.models import checkpoint_sha256  # torch takes seconds
+
     return checkpoint_sha256(config.model, config.checkpoint)

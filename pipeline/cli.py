@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
+from pipeline.audit_cli import HASHING
 from pipeline.commands import (
     CONTEXT,
-    EXIT_ERROR,
     MAX_FAILURES_SHOWN,
     DiskFile,
     PlaceType,
@@ -25,13 +25,19 @@ from pipeline.commands import (
 )
 from pipeline.data_config import DataConfig
 from pipeline.engines import Engine
+from pipeline.named_files import refuse_missing
 from pipeline.places import Place
 from pipeline.records import run_lock
 from pipeline.status_cli import COMMANDS
 
 
 @click.command(context_settings=CONTEXT)
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images only.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The first N images of every split, for trials; all of them then need --force.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -39,7 +45,7 @@ from pipeline.status_cli import COMMANDS
     show_default=True,
     help="Processes that generate scenes; the result does not depend on it.",
 )
-@click.option("--dry-run", is_flag=True, help="Check the config; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Check config and inputs; write nothing.")
 @click.option(
     "--force", is_flag=True, help="Replace a manifest of another config or of other images."
 )
@@ -59,12 +65,16 @@ def prepare_data(
 
     Example: prepare-data --config recipes/photos.yaml --run-dir runs/photos
     """
-    from pipeline import prepare
-
     settings = Settings(config, run_dir, overrides)
     run_dir, data = settings.run_dir, settings.section("data", DataConfig)
+    from pipeline import prepare
+    from pipeline.prepare_plan import plan_data
+
     if dry_run:
-        click.echo(f"data: reader {data.reader!r} -> {run_dir / 'manifest'}")
+        refuse_missing({f"data.{name}": path for name, path in data.input_files().items()})
+        found = plan_data(data, run_dir, limit=limit)
+        state = "to do" if found is None else f"done, {found}"
+        click.echo(f"data: reader {data.reader!r} -> {run_dir / 'manifest'}; {state}")
         return 0
     options: dict[str, Any] = {"limit": limit, "force": force, "workers": workers}
     with run_lock(run_dir), prepare.progress_bar() as progress:
@@ -107,12 +117,14 @@ def sam_candidates(
     Example: sam-candidates --set candidates.model=imported
     --set 'candidates.masks={format: coco, path: masks.json}'
     """
-    from pipeline import candidate_difference
-    from pipeline import candidate_stage as stage
     from pipeline.candidate_config import CandidatesConfig
 
     settings = Settings(config, run_dir, overrides)
     run_dir, section = settings.run_dir, settings.section("candidates", CandidatesConfig)
+    refuse_missing({f"candidates.{name}": path for name, path in section.input_files().items()})
+    from pipeline import candidate_difference  # these import torch, which takes seconds
+    from pipeline import candidate_stage as stage
+
     if difference is not None:
         facts = candidate_difference.measure_difference(section, run_dir, difference)
         print_facts(f"{section.model}: fast against reference", facts)
@@ -183,10 +195,12 @@ OUT = click.option(
 @PATH
 @verb
 def summary(*, path: Place) -> int:
-    """Print arrays, bytes, finished shards and failed items of every store."""
-    from pipeline import audit
+    """Print what the manifest holds; arrays, bytes, shards and failed items of every store."""
+    from pipeline import audit, prepare_summary, run_contents
 
-    for store in audit.find_stores(path):
+    if (counts := prepare_summary.counts_of_run(path)) is not None:
+        click.echo(counts)
+    for store in run_contents.stores_of_run(path):
         facts = audit.describe(store)
         arrays = facts.pop("arrays")
         failures = facts.pop("failures")
@@ -202,16 +216,30 @@ def summary(*, path: Place) -> int:
 @inspect_shards.command(context_settings=CONTEXT)
 @PATH
 @ROWS
+@click.option(
+    "--candidate",
+    "candidates",
+    type=click.IntRange(min=0),
+    multiple=True,
+    metavar="N",
+    help="Of candidates.zarr: candidate of each row, from 0; may be repeated. Without it the two "
+    "of the best predicted IoU.",
+)
 @OUT
 @verb
-def show(*, path: Place, rows: tuple[int, ...], out: Path) -> int:
-    """Draw rows of a store as a PNG.
+def show(*, path: Place, rows: tuple[int, ...], candidates: tuple[int, ...], out: Path) -> int:
+    """Draw rows of a store as a PNG, each with what is known of it.
+
+    A label is drawn with the teacher's probability and the candidates that it was made of, its
+    weight and the truth, where they are there; a teacher's row with the outline of its mask.
 
     Example: inspect-shards show runs/demo/round-1/labels.zarr --row 3 --out labels.png
+
+    Example: inspect-shards show runs/demo/candidates.zarr --row 5 --candidate 7 --out c.png
     """
     from pipeline import inspection
 
-    inspection.save_rows(path, list(rows) or [0], out)
+    inspection.save_rows(path, list(rows) or [0], out, candidates)
     click.echo(str(out))
     return 0
 
@@ -232,7 +260,9 @@ def show(*, path: Place, rows: tuple[int, ...], out: Path) -> int:
 def export(*, path: Place, kind: str, rows: tuple[int, ...], out: Path) -> int:
     """Write a store as COCO RLE JSON, or rows of it as one HTML page.
 
-    Rows that failed or are not written yet are left out.
+    Rows that failed or are not written yet are left out. In COCO, image_id is the row of the
+    manifest; your own ids are dataset_image_id of every image and dataset_object_id of every label;
+    row is the row that show --row draws.
 
     Example: inspect-shards export runs/demo/round-1/labels.zarr --format coco --out labels.json
     """
@@ -245,43 +275,5 @@ def export(*, path: Place, kind: str, rows: tuple[int, ...], out: Path) -> int:
     return 0
 
 
-@inspect_shards.command(context_settings=CONTEXT)
-@PATH
-@verb
-def verify(*, path: Place) -> int:
-    """Compare every file of a run with its recorded hash; exit 1 if one is damaged.
-
-    Of a run directory this is the manifest, all stores and all finished students; shards and
-    students that are not made yet are named, but are no damage.
-    """
-    from pipeline import audit
-
-    reports = audit.verify_all(path)
-    for report in reports:
-        for problem in report.problems:
-            click.echo(f"{report.place}: {problem}")
-        click.echo(f"{report.place}: {report.intact} of {report.total} {report.unit} intact")
-    return EXIT_ERROR if any(report.damaged for report in reports) else 0
-
-
-@inspect_shards.command(context_settings=CONTEXT)
-@PATH
-@click.option(
-    "--failed", is_flag=True, help="Let shards that contain failed items be made again, too."
-)
-@verb
-def repair(*, path: Place, failed: bool) -> int:
-    """Delete damaged shards, so that running the stage again makes just them anew."""
-    from pipeline import audit
-
-    for store in audit.find_stores(path):
-        states = [state.state for state in audit.repair(store, failed=failed)]
-        counts = f"{states.count('damaged')} damaged shards removed"
-        if failed:
-            counts += f", {states.count('failed')} with failed items to be tried again"
-        click.echo(f"{store}: {counts}" + (f"; run '{audit.verb_of(store)}'" if states else ""))
-    return 0
-
-
-for command in COMMANDS:
+for command in (*HASHING, *COMMANDS):
     inspect_shards.add_command(command)

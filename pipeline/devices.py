@@ -1,10 +1,10 @@
 """Shell: where networks run: the device, and torch's number of CPU threads."""
 
-import torch
+import functools
 
 from pipeline.errors import ConfigError
 
-_THREADS_AT_START = torch.get_num_threads()
+# Torch is imported when it is asked: it takes seconds, which a mistake in a config need not wait.
 
 
 def resolve_device(device: str) -> str:
@@ -13,6 +13,8 @@ def resolve_device(device: str) -> str:
     Raises:
         ConfigError: If `cuda` is asked for where there is none.
     """
+    import torch
+
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise ConfigError("device: expected a GPU for 'cuda', found none; use 'auto' or 'cpu'")
@@ -23,4 +25,15 @@ def resolve_device(device: str) -> str:
 
 def use_threads(count: int | None) -> None:
     """Use `count` threads for torch's operators; None goes back to what the process began with."""
-    torch.set_num_threads(_THREADS_AT_START if count is None else count)
+    import torch
+
+    at_start = _threads_at_start()
+    torch.set_num_threads(at_start if count is None else count)
+
+
+@functools.cache
+def _threads_at_start() -> int:
+    """Give torch's own number of threads, asked before the first change of it."""
+    import torch
+
+    return torch.get_num_threads()

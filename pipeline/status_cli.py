@@ -1,4 +1,4 @@
-"""The verbs of inspect-shards that say how far a run is: status, plan, failures, retry-failed."""
+"""The verbs of inspect-shards that say how far a run is: status, plan, failures."""
 
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -45,29 +45,17 @@ def status(*, run: Place) -> int:
 @run_options
 @verb
 def plan(*, config: Path, run_dir: Place, overrides: tuple[str, ...]) -> int:
-    """Say what every stage would do with this config, or why it would refuse; write nothing.
+    """Say what every step of the job would do with this config, or why it would refuse.
 
-    Asks each stage's command with --dry-run; exit 1 if one would refuse.
+    The same as 'run-rounds --dry-run': writes nothing; exit 1 if a step would refuse.
 
     Example: inspect-shards plan --config stages.yaml --run-dir runs/demo
     """
-    from pipeline import status as stages
-
-    common = ["--config", str(config), "--run-dir", str(run_dir), "--dry-run"]
-    common += [part for override in overrides for part in ("--set", override)]
-    verbs = ["sam-candidates", *(stage.verb for stage in stages.run_status(run_dir))]
-    return max(_dry_run(name, common) for name in dict.fromkeys(verbs))
-
-
-def _dry_run(command: str, common: list[str]) -> int:
-    """Ask a stage's command what it would do; give its exit code."""
-    name, *options = command.split()
-    (found,) = entry_points(group="console_scripts", name=name)
-    click.echo(f"{command}:")
-    try:
-        found.load().main([*options, *common], prog_name=name)
-    except SystemExit as ended:
-        return int(ended.code or 0)
+    options = ["--config", str(config), "--run-dir", str(run_dir), "--dry-run"]
+    options += [part for override in overrides for part in ("--set", override)]
+    # By its entry point, since the floors above are not imported here.
+    (found,) = entry_points(group="console_scripts", name="run-rounds")
+    found.load().main(options, prog_name="inspect-shards plan")
     return 0
 
 
@@ -89,24 +77,5 @@ def failures(*, run: Place) -> int:
     return 0
 
 
-@click.command(context_settings=CONTEXT)
-@RUN
-@verb
-def retry_failed(*, run: Place) -> int:
-    """Let the shards that hold failed items be made again by the stages' next run.
-
-    Example: inspect-shards retry-failed runs/demo
-    """
-    from pipeline import audit
-
-    for store in audit.find_stores(run):
-        states = [state.state for state in audit.repair(store, failed=True)]
-        counts = (
-            f"{states.count('failed')} shards with failed items, {states.count('damaged')} damaged"
-        )
-        click.echo(f"{store}: {counts}" + (f"; run '{audit.verb_of(store)}'" if states else ""))
-    return 0
-
-
-COMMANDS = (status, plan, failures, retry_failed)
+COMMANDS = (status, plan, failures)
 """What `inspect-shards` takes over."""

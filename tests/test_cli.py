@@ -9,6 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from pipeline.commands import Settings
+from train.cli import job_config
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 STAGES = ("sam-candidates", "predict-teacher", "refine-labels")
@@ -85,11 +88,20 @@ def test_a_stage_without_its_input_names_the_verb_to_run(tmp_path):
         assert result.stderr.count("\n") == 1
 
 
-def test_the_shipped_config_is_valid(tmp_path):
+def test_the_shipped_configs_are_valid(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where none of the files is that they name
     for config in [ROOT / "stages.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))]:
-        arguments = ["--config", str(config), "--run-dir", str(tmp_path), "--dry-run"]
+        job = job_config(Settings(config, tmp_path / "run", ()))
+        named = [*job.data.input_files().values(), *job.candidates.input_files().values()]
+        arguments = ["--config", str(config), "--run-dir", str(tmp_path / "run"), "--dry-run"]
         result = CliRunner().invoke(command("run-rounds"), arguments)
-        assert result.exit_code == 0, (config.name, result.stderr)
+        if named:
+            assert result.exit_code == 1
+            assert "expected the files that the config names, found none" in result.stderr
+            assert all(str(path) in result.stderr for path in named)
+        else:
+            assert result.exit_code == 0, (config.name, result.stderr)
+            assert "prepare-data:\n  to do" in result.stdout
 
 
 def test_make_knows_every_verb():
@@ -100,3 +112,29 @@ def test_make_knows_every_verb():
     assert {"demo", "test", "help", "rounds", "inspect", "stage-data", "stage-refine"} <= set(
         targets
     )
+
+
+def test_a_dry_run_of_the_data_looks_for_its_files(tmp_path):
+    options = ["--config", str(ROOT / "stages.yaml"), "--run-dir", str(tmp_path / "run")]
+    lost = ["--set", "data.reader=jsonl", "--set", f"data.annotations={tmp_path / 'lost.jsonl'}"]
+    result = CliRunner().invoke(command("prepare-data"), [*options, *lost, "--dry-run"])
+    assert result.exit_code == 1
+    assert f"data.annotations: {tmp_path / 'lost.jsonl'}" in result.stderr
+    here = ["--set", "data.scenes={train: 2, val: 1}", "--set", "data.labelled.ratio=1.0"]
+    for word, more in (("to do", ["--dry-run"]), ("", []), ("done, 3 images", ["--dry-run"])):
+        result = CliRunner().invoke(command("prepare-data"), [*options, *here, *more])
+        assert result.exit_code == 0, result.output
+        assert word in result.stdout
+    other = CliRunner().invoke(command("prepare-data"), [*options, "--dry-run"])
+    assert other.exit_code == 1
+    assert "was made otherwise" in other.stderr
+
+
+def test_plan_walks_all_stages_of_a_run_that_is_not_begun(tmp_path):
+    options = ["--config", str(ROOT / "stages.yaml"), "--run-dir", str(tmp_path / "run")]
+    plan = CliRunner().invoke(command("inspect-shards"), ["plan", *options])
+    assert plan.exit_code == 0, plan.output
+    assert plan.stdout.startswith("prepare-data:\n  to do")
+    assert "train-student --round 1:\n  waits for " in plan.stdout
+    dry = CliRunner().invoke(command("run-rounds"), [*options, "--dry-run"])
+    assert dry.stdout == plan.stdout

@@ -39,7 +39,7 @@ class AugmentConfig:
     blur_probability: float = 0.5
     """Chance of a Gaussian blur, for the weak view and again for the strong one, in [0, 1]."""
     blur_radius: float = 1.0
-    """Deviation of the blur, in pixels of the network's square."""
+    """Deviation of the blur, in pixels of the network's square; at least 0."""
     flip_probability: float = 0.0
     """Chance of a horizontal flip, in [0, 1]; 0 since sentences say left and right."""
     jitter_probability: float = 0.5
@@ -47,9 +47,9 @@ class AugmentConfig:
     brightness: float = 0.25
     """Factor drawn from [1 - this, 1 + this]; in [0, 1]."""
     contrast: float = 0.25
-    """As `brightness`."""
+    """As `brightness`; in [0, 1]."""
     saturation: float = 0.25
-    """As `brightness`."""
+    """As `brightness`; in [0, 1]."""
     hue: float = 0.25
     """Shift drawn from [-this, this], in turns of the colour circle; in [0, 0.5]."""
 

@@ -1,7 +1,7 @@
 """The verbs of training: predict-teacher, train-student, evaluate-student, run-rounds."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,9 +25,16 @@ from pipeline.engines import Engine
 from pipeline.errors import ConfigError
 from pipeline.folds import Fold, parse_fold
 from pipeline.manifest import SPLITS
+from pipeline.named_files import refuse_missing
 from pipeline.places import Place
 from pipeline.records import FailedItem
-from train.tables import difference_table, metric_table, print_rounds, training_facts
+from train import tables
+
+if TYPE_CHECKING:
+    from train.job import JobConfig
+
+# What needs torch is imported after the config is read: it takes seconds, which a mistake in the
+# config need not wait.
 
 ROUND = click.option(
     "--round", "number", type=click.IntRange(min=0), default=1, show_default=True,
@@ -75,11 +82,12 @@ def predict_teacher(
 
     Example: predict-teacher --round 1 --workers 2
     """
-    from train import predict
     from train.config import TeacherConfig
 
     settings = Settings(config, run_dir, overrides)
     run_dir, section = settings.run_dir, settings.section("teacher", TeacherConfig)
+    from train import predict
+
     number = number if fold is None else 1
     if dry_run:
         plan = predict.plan_teacher(section, run_dir, number, fold)[0]
@@ -128,18 +136,20 @@ def train_student(
 
     Example: train-student --round 2 --set train.student.steps=1000
     """
-    from train import student
     from train.presets import train_section
-    from train.processes import joined
-    from train.training_folder import phase_of, student_plan
 
     settings = Settings(config, run_dir, overrides)
     run_dir, section = settings.run_dir, train_section(settings)
     number = number if fold is None else 0
+    files = section.network.input_files(starts=number == 0)
+    refuse_missing({f"train.network.{name}": path for name, path in files.items()})
+    title = f"train-{number}" if fold is None else f"train-0 without fold {fold}"
+    from train import student
+    from train.processes import joined
+    from train.training_plan import plan_training
+
     if dry_run:
-        plan = student_plan(section, run_dir, number, limit, fold=fold)
-        click.echo(f"train-{number}: {phase_of(section, number).steps} steps, {plan}")
-        return 0
+        return tables.print_training(title, plan_training(section, run_dir, number, limit, fold))
     with joined() as processes, processes.holding(run_dir):
         summary = student.train_student(
             section,
@@ -152,8 +162,7 @@ def train_student(
         )
     if not processes.is_first:
         return 0
-    title = f"train-{number}" if fold is None else f"train-0 without fold {fold}"
-    print_facts(title, training_facts(summary))
+    print_facts(title, tables.training_facts(summary))
     return report_failures(summary.failures)
 
 
@@ -191,18 +200,16 @@ def evaluate_student(
 
     Example: evaluate-student --round 1 --split testA
     """
-    from train import evaluate
     from train.config import EvaluateConfig
-    from train.processes import joined
-    from train.trained import read_trained
 
     settings = Settings(config, run_dir, overrides)
     run_dir, section = settings.run_dir, settings.section("evaluate", EvaluateConfig)
+    from train import evaluate
+    from train.processes import joined
+
     if dry_run:
-        trained = read_trained(
-            run_dir / f"round-{number}" / "student", f"train-student --round {number}"
-        )
-        click.echo(f"evaluate {split}: weights {trained.weights_sha256[:16]}")
+        done, size = evaluate.plan_evaluation(section, run_dir, number, split)
+        click.echo(f"evaluate-{number} {split}: {size}; {'done' if done else 'to do'}")
         return 0
     with joined() as processes, processes.holding(run_dir):
         result = evaluate.evaluate_student(
@@ -212,18 +219,25 @@ def evaluate_student(
         return 0
     counted = f"{result['sentences']} sentences of {result['images']} images"
     title = f"round {number}, {split}, {counted}, percent; headline: {result['headline']}"
-    print_table(title, *metric_table(result))
+    print_table(title, *tables.metric_table(result))
     if against is not None:
         title = f"this minus {against}, {result['against']['sentences']} sentences, points"
-        print_table(title, *difference_table(result["against"]))
+        print_table(title, *tables.difference_table(result["against"]))
     return report_failures(tuple(FailedItem(**failure) for failure in result["failed"]))
 
 
 @click.command(context_settings=CONTEXT)
 @click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N",
+    help="The first N images of every split only, for trials; the same again to resume.",
+)  # fmt: skip
+@click.option(
     "--force", is_flag=True, help="Make anew what another config made, and keep the rest."
 )
-@DRY_RUN
+@click.option(
+    "--dry-run", is_flag=True,
+    help="Say what every step would do, or why it would refuse; write nothing.",
+)  # fmt: skip
 @engine_options
 @run_options
 @verb
@@ -233,6 +247,7 @@ def run_rounds(
     run_dir: Place,
     overrides: tuple[str, ...],
     engine: Engine,
+    limit: int | None,
     dry_run: bool,
     force: bool,
 ) -> int:
@@ -242,49 +257,40 @@ def run_rounds(
 
     Example: run-rounds --config stages.yaml --run-dir runs/demo --workers 2
     """
-    from train import rounds
-
     if engine.part is not None:
         raise click.UsageError(
             "--shard-index: a part cannot train; give it to the stages, and run-rounds the rest"
         )
+    from train.job import notes_on, refuse_missing_files
+
     settings = Settings(config, run_dir, overrides)
     run_dir, job = settings.run_dir, job_config(settings)
+    refuse_missing_files(job)
     if dry_run:
-        click.echo(f"{config}: valid; {job.rounds.rounds} rounds -> {run_dir}")
-        return 0
+        from train.job_plan import plan_job
+
+        steps = plan_job(job, run_dir, limit=limit, force=force)
+        return tables.print_job(steps, notes_on(job), run_dir)
+    from train import rounds
+
     summary = locked(
         run_dir,
         lambda: rounds.run_rounds(
             job,
             run_dir,
             engine=engine,
+            limit=limit,
             replace="differing" if force else "never",
             say=lambda line: click.echo(f"== {line}", err=True),
         ),
     )
-    print_rounds(summary.rows, summary.best)
+    tables.print_rounds(summary.rows, summary.best)
     click.echo(f"contact sheet: {summary.sheet}")
     return report_failures(summary.failures)
 
 
-def job_config(settings: Settings) -> Any:
+def job_config(settings: Settings) -> "JobConfig":
     """Parse every section, so that a mistake anywhere is found before any work."""
-    from pipeline.candidate_config import CandidatesConfig
-    from pipeline.data_config import DataConfig
-    from refine.calibration import CalibrateConfig
-    from refine.stage import RefineConfig
-    from train.config import EvaluateConfig, RoundsConfig, TeacherConfig
-    from train.presets import train_section
-    from train.rounds import JobConfig
+    from train.job import parse_job
 
-    return JobConfig(
-        data=settings.section("data", DataConfig),
-        candidates=settings.section("candidates", CandidatesConfig),
-        teacher=settings.section("teacher", TeacherConfig),
-        refine=settings.section("refine", RefineConfig),
-        calibrate=settings.section("calibrate", CalibrateConfig),
-        train=train_section(settings),
-        evaluate=settings.section("evaluate", EvaluateConfig),
-        rounds=settings.section("rounds", RoundsConfig),
-    )
+    return parse_job(settings)

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from pipeline.columns import file_sha256
 from pipeline.config import to_plain
 from pipeline.devices import resolve_device, use_threads
-from pipeline.errors import StoreError
-from pipeline.manifest import Manifest, load_manifest
+from pipeline.errors import ConfigError, StoreError
+from pipeline.manifest import SPLITS, Manifest, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.places import Place
 from pipeline.records import FailedItem, read_json, write_json
@@ -106,7 +106,10 @@ def _task(
         manifest = load_manifest(paths.manifest)
         expressions = sentences_with_truth(manifest, split)[:limit]
         if not len(expressions):
-            raise StoreError(f"split {split!r} has no expression with a truth; choose another")
+            raise StoreError(
+                f"expected a split whose objects have masks, found none in {split!r}; "
+                f"{_known_splits(manifest)}"
+            )
         return _Task(
             config=config,
             split=split,
@@ -150,6 +153,54 @@ def sentences_with_truth(manifest: Manifest, split: str) -> npt.NDArray[np.int64
     rows = manifest.expressions_of(split)
     lengths = np.diff(manifest.object_rle.offsets)
     return np.asarray(rows[lengths[manifest.expression_object[rows]] > 0], np.int64)
+
+
+def splits_of_round(config: EvaluateConfig, run_dir: Place, *, final: bool) -> tuple[str, ...]:
+    """List the splits that `run-rounds` evaluates after a round: those that have a truth.
+
+    Args:
+        config: Which are wanted.
+        run_dir: Run directory with a manifest.
+        final: Whether `final_splits` count, too.
+
+    Raises:
+        ManifestError: If there is no manifest.
+    """
+    manifest = load_manifest(RunPaths(run_dir).manifest)
+    wanted = dict.fromkeys(config.splits + (config.final_splits if final else ()))
+    return tuple(split for split in wanted if len(sentences_with_truth(manifest, split)))
+
+
+def refuse_no_truth(config: EvaluateConfig, manifest: Manifest) -> None:
+    """Refuse a job none of whose rounds could be evaluated, though that is asked for.
+
+    Raises:
+        ConfigError: If none of `splits` has an object with a mask; names those that have.
+    """
+    if not config.splits or any(len(sentences_with_truth(manifest, s)) for s in config.splits):
+        return
+    raise ConfigError(
+        f"evaluate.splits: expected objects with masks in {' or '.join(config.splits)}, found "
+        f"none, so that no round can be evaluated; {_known_splits(manifest)}; give some images "
+        "such a split and prepare the data again, or set evaluate.splits to [] to go without"
+    )
+
+
+def _known_splits(manifest: Manifest) -> str:
+    known = [split for split in SPLITS if len(sentences_with_truth(manifest, split))]
+    return f"splits with masks: {', '.join(known) or 'none'}"
+
+
+def plan_evaluation(
+    config: EvaluateConfig, run_dir: Place, number: int, split: str
+) -> tuple[bool, str]:
+    """Tell whether an evaluation is there and need not be measured again, and how large it is.
+
+    Raises:
+        StoreError: As `evaluate_student`.
+    """
+    task = _task(config, run_dir, number, split, None, ALONE)
+    return _kept(task) is not None, f"{len(task.expressions)} sentences"
 
 
 def sheet_path(run_dir: Place, number: int, split: str) -> Place:

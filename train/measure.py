@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from pipeline.bars import bar_options
 from pipeline.manifest import Manifest
 from pipeline.records import FailedItem
 from refine.upsample import upsample_align_corners
@@ -47,7 +48,7 @@ def measure(
     manifest, failed, measured = predictor.manifest, [], []
     counts: list[list[tuple[int, int]]] = []
     with tqdm(
-        total=len(expressions), desc=name, unit=" expressions", mininterval=0.5, disable=silent
+        total=len(expressions), desc=name, unit=" expressions", disable=silent, **bar_options()
     ) as bar:
         for positions, margin_Bhw, failures in predictor.margins(expressions):
             for position, reason in failures.items():

@@ -3,24 +3,24 @@
 Shape letters: B batch, K classes, H W pixels of the image, h w pixels of the logits, L word tokens.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.config import parse_config, to_plain
-from pipeline.errors import ConfigError
-from train.clipseg import CLIPSEG_SIZES, ClipSeg, ClipSegConfig
-from train.lavt import LAVT_SIZES, Lavt, LavtConfig
+from train.clipseg import ClipSeg
+from train.lavt import Lavt
+from train.network_sizes import Options as Options
+from train.network_sizes import clipseg_config as clipseg_config
+from train.network_sizes import lavt_config as lavt_config
+from train.network_sizes import longest_sentence
 
-Options = Mapping[str, Any]
-"""Values by name of a field of the architecture's config; lists are taken for tuples."""
 Features = tuple[torch.Tensor, ...]
 """What is known of images before any word is; each tensor has the batch first."""
-ConfigT = TypeVar("ConfigT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,43 +50,9 @@ class Architecture:
         return self.build(size, options)
 
 
-def _look_up(
-    name: str, sizes: Mapping[str, ConfigT], size: str, options: Options | None
-) -> ConfigT:
-    if size not in sizes:
-        raise ConfigError(f"{name}: size is one of {sorted(sizes)}, got {size!r}")
-    found: Any = sizes[size]
-    unknown = set(options or {}) - {field.name for field in fields(found)}
-    if unknown:
-        raise ConfigError(f"{name}: no such option: {', '.join(sorted(unknown))}")
-    values = to_plain(found) | dict(options or {})
-    return cast("ConfigT", parse_config(type(found), values, f"{name} options"))
-
-
-def lavt_config(size: str = "toy", options: Options | None = None) -> LavtConfig:
-    """Look a size up and replace some of its values.
-
-    Args:
-        size: A key of `LAVT_SIZES`.
-        options: Values by name of a `LavtConfig` field; lists are taken for tuples.
-
-    Returns:
-        The checked configuration.
-
-    Raises:
-        ConfigError: If there is no such size or field, or the values do not fit together.
-    """
-    return _look_up("lavt", LAVT_SIZES, size, options)
-
-
 def build_lavt(size: str = "toy", options: Options | None = None) -> Lavt:
     """Build LAVT with random weights; arguments and errors of `lavt_config`."""
     return Lavt(lavt_config(size, options))
-
-
-def clipseg_config(size: str = "toy", options: Options | None = None) -> ClipSegConfig:
-    """Look a size of `CLIPSEG_SIZES` up, as `lavt_config` does."""
-    return _look_up("clipseg", CLIPSEG_SIZES, size, options)
 
 
 def build_clipseg(size: str = "toy", options: Options | None = None) -> ClipSeg:
@@ -113,7 +79,7 @@ def _lavt_decode(
 NETWORKS: dict[str, Architecture] = {
     "lavt": Architecture(
         build=build_lavt,
-        longest_sentence=lambda size, options: lavt_config(size, options).text_positions,
+        longest_sentence=partial(longest_sentence, "lavt"),
         shares_images=False,
         encode_images=lambda _, images_B3HW: (images_B3HW,),
         encode_words=_lavt_words,
@@ -121,7 +87,7 @@ NETWORKS: dict[str, Architecture] = {
     ),
     "clipseg": Architecture(
         build=build_clipseg,
-        longest_sentence=lambda size, options: clipseg_config(size, options).text_positions,
+        longest_sentence=partial(longest_sentence, "clipseg"),
         shares_images=True,
         encode_images=lambda network, images_B3HW: cast("ClipSeg", network).encode_images(
             images_B3HW
@@ -134,7 +100,7 @@ NETWORKS: dict[str, Architecture] = {
         ),
     ),
 }
-"""Name of an architecture to its entry."""
+"""Name of an architecture, as in `network_sizes.SIZES`, to its entry."""
 
 
 def upsample(logits_BKhw: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

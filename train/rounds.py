@@ -6,9 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.candidate_config import CandidatesConfig
 from pipeline.candidate_stage import sam_candidates
-from pipeline.data_config import DataConfig
 from pipeline.engines import Engine, shared_workers
 from pipeline.folds import Fold
 from pipeline.manifest import load_manifest
@@ -17,29 +15,16 @@ from pipeline.places import Place
 from pipeline.prepare import prepare_data, progress_bar, read_failures
 from pipeline.records import FailedItem, write_json
 from pipeline.runner import Replace
-from refine.calibration import CalibrateConfig, calibrate
-from refine.chosen import apply_best, is_chosen
+from refine.calibration import calibrate
+from refine.chosen import apply_best, is_chosen, reason_against
 from refine.contact_sheet import write_contact_sheet
-from refine.stage import RefineConfig, config_of_round, refine_labels
-from train.config import EvaluateConfig, RoundsConfig, TeacherConfig, TrainConfig
-from train.evaluate import evaluate_student, sentences_with_truth
+from refine.stage import config_of_round, refine_labels
+from train.config import EvaluateConfig
+from train.evaluate import evaluate_student, refuse_no_truth, splits_of_round
 from train.gains import best_round, gain_line, gain_of_round, reason_to_stop
+from train.job import JobConfig as JobConfig
 from train.predict import predict_teacher
 from train.student import train_student
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobConfig:
-    """All sections of stages.yaml."""
-
-    data: DataConfig
-    candidates: CandidatesConfig
-    teacher: TeacherConfig
-    refine: RefineConfig
-    calibrate: CalibrateConfig
-    train: TrainConfig
-    evaluate: EvaluateConfig
-    rounds: RoundsConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +43,7 @@ def run_rounds(
     run_dir: Place,
     *,
     engine: Engine | None = None,
+    limit: int | None = None,
     replace: Replace = "never",
     say: Callable[[str], None] = click.echo,
 ) -> JobSummary:
@@ -67,20 +53,22 @@ def run_rounds(
         config: All sections.
         run_dir: Run directory.
         engine: Where the stages run that are split into shards.
+        limit: Images of every split that are kept, for trials; None keeps all.
         replace: Whether to make anew what another config made.
         say: Gets one line per step.
 
     Raises:
-        SemiresError: If a step refuses.
+        SemiresError: If a step refuses, or no split that is to be evaluated has a truth.
     """
     with shared_workers():
-        return _run(config, run_dir, engine, replace, say)
+        return _run(config, run_dir, engine, limit, replace, say)
 
 
 def _run(
     config: JobConfig,
     run_dir: Place,
     engine: Engine | None,
+    limit: int | None,
     replace: Replace,
     say: Callable[[str], None],
 ) -> JobSummary:
@@ -91,11 +79,13 @@ def _run(
         prepare_data(
             config.data,
             run_dir,
+            limit=limit,
             workers=workers,
             force=replace != "never",
             progress=progress,
         )
     failures += read_failures(run_dir)[0]
+    refuse_no_truth(config.evaluate, load_manifest(RunPaths(run_dir).manifest))
     say("candidates")
     stage: dict[str, Any] = {"engine": engine, "replace": replace}
     failures += sam_candidates(config.candidates, run_dir, **stage).failures
@@ -121,7 +111,8 @@ def _run(
         rows.append(row)
         if number:
             row["gain"] = gain_of_round(config.evaluate, run_dir, number)
-            say(gain_line(number, row["gain"]))
+            if config.evaluate.splits:
+                say(gain_line(number, row["gain"]))
         reason = reason_to_stop(rows, config.rounds.stop, config.evaluate)
         if reason is not None and not last:
             say(reason)
@@ -152,7 +143,7 @@ def _calibrate(
     if not is_chosen(config.calibrate, run_dir, number):
         document = calibrate(config.calibrate, run_dir, number)
         if apply_best(document, config.refine, run_dir) is None:
-            say(f"round {number}: no setting beats the teacher and marking the whole image")
+            say(f"round {number}: nothing to apply: {reason_against(document)}")
     return failures
 
 
@@ -171,13 +162,8 @@ def _mark_best(config: JobConfig, run_dir: Place, rows: list[dict[str, Any]]) ->
 def _evaluate(
     config: EvaluateConfig, run_dir: Place, number: int, *, final: bool
 ) -> dict[str, dict[str, Any]]:
-    manifest = load_manifest(RunPaths(run_dir).manifest)
-    splits = dict.fromkeys(config.splits + (config.final_splits if final else ()))
-    return {
-        split: evaluate_student(config, run_dir, number, split)
-        for split in splits
-        if len(sentences_with_truth(manifest, split))
-    }
+    splits = splits_of_round(config, run_dir, final=final)
+    return {split: evaluate_student(config, run_dir, number, split) for split in splits}
 
 
 def _sheet(config: JobConfig, run_dir: Place, number: int) -> Place:

@@ -45,6 +45,7 @@ from train.training_folder import (
     prepare_tokenizer,
     student_plan,
 )
+from train.training_plan import refuse_misfits
 from train.validation import NO_LOOK, Examiner, Progress, rows_to_look_at
 from train.watch import peak_memory, require_tensorboard, require_wandb
 
@@ -139,17 +140,6 @@ def train_student(
     )
 
 
-def _refuse_too_small_a_batch(config: TrainConfig, number: int, processes: int) -> None:
-    phase = phase_of(config, number)
-    samples = phase.labelled_batch + (phase.unlabelled_batch if number else 0)
-    if samples < config.accumulate * processes:
-        raise ConfigError(
-            f"expected at least {config.accumulate * processes} samples per step, one for each of "
-            f"{config.accumulate} micro-batches on {processes} processes, found {samples}; raise "
-            f"the batch, or lower train.accumulate or the number of processes"
-        )
-
-
 def _refuse_other_machines(run_dir: Place, processes: int) -> None:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     if not is_local(run_dir) and here < processes:
@@ -169,10 +159,8 @@ def _prepare(
     num_processes: int,
 ) -> Task:
     """Check the inputs and list what is trained on; writes nothing."""
-    _refuse_too_small_a_batch(config, number, num_processes)
+    refuse_misfits(config, number, fold, num_processes)
     _refuse_other_machines(run_dir, num_processes)
-    if fold is not None and number:
-        raise ConfigError(f"--fold {fold}: folds are trained in round 0, found --round {number}")
     if config.tensorboard:
         require_tensorboard()
     if config.wandb is not None:

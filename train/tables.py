@@ -1,8 +1,17 @@
 """What the verbs of training print."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from pipeline.commands import print_table
+import click
+
+from pipeline.commands import EXIT_ERROR, print_table
+from pipeline.errors import SemiresError
+from pipeline.places import Place
+
+if TYPE_CHECKING:  # both import torch
+    from train.job_plan import Step
+    from train.training_plan import TrainingPlan
 
 
 def training_facts(summary: Any) -> dict[str, Any]:
@@ -61,14 +70,50 @@ def difference_table(found: dict[str, Any]) -> tuple[list[str], list[list[Any]]]
 
 
 def print_rounds(rows: list[dict[str, Any]], best: int) -> None:
-    """Print labels and student of every round, then the best or last student on every split."""
+    """Print labels and student of every round, then the best or last student on every split.
+
+    Where no round was evaluated the labels alone are printed.
+    """
     from train import rounds
 
-    split = next(iter(rows[0]["metrics"]), "val")
-    columns = ["round", "raw", "refined", "matched", "helped", "hurt", "oIoU", "mIoU", "P@0.5"]
-    title = f"pseudo-labels (raw, refined: mIoU with the truth) and student on {split}; percent"
-    print_table(title, columns, rounds.summary_rows(rows, split))
+    split = next((split for row in rows for split in row["metrics"]), None)
+    labels = ["round", "raw", "refined", "matched", "helped", "hurt"]
+    title = "pseudo-labels (raw, refined: mIoU with the truth)"
+    if split is None:
+        table = [row[: len(labels)] for row in rounds.summary_rows(rows, "")]
+        print_table(f"{title}; percent; no round is evaluated", labels, table)
+        return
+    figures = ["oIoU", "mIoU", "P@0.5"]
+    title = f"{title} and student on {split}; percent"
+    print_table(title, [*labels, *figures], rounds.summary_rows(rows, split))
     chosen = next(row for row in rows if row["round"] == best)
     name = f"best round, {best}" if chosen.get("best") else "last round"
     splits = rounds.split_rows(chosen)
-    print_table(f"student of the {name}; percent", ["split", *columns[-3:]], splits)
+    print_table(f"student of the {name}; percent", ["split", *figures], splits)
+
+
+def print_training(title: str, training: "TrainingPlan") -> int:
+    """Say what a training would do, or that it would refuse (--dry-run); give the exit code."""
+    try:
+        state = "done" if training.is_done() else "to do"
+    except SemiresError as error:
+        click.echo(f"{title}: would refuse: {error}")
+        return EXIT_ERROR
+    click.echo(f"{title}: {training.text}; {state}")
+    return 0
+
+
+def print_job(steps: Iterable["Step"], notes: Iterable[str], run_dir: Place) -> int:
+    """Say what every step of a job would do (--dry-run); give the exit code."""
+    states: list[str] = []
+    for step in steps:
+        click.echo(step.text)
+        states.append(step.state)
+    for note in notes:
+        click.echo(note)
+    refused = states.count("refuses")
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "to do"))
+    more = f", {states.count('waits')} waiting" if "waits" in states else ""
+    more += f", {refused} would refuse" if refused else ""
+    click.echo(f"{run_dir}: {counts}{more}")
+    return EXIT_ERROR if refused else 0

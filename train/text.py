@@ -129,13 +129,27 @@ def load_text_encoder(source: str | Path, max_tokens: int = MAX_TOKENS) -> TextE
     if vocabulary is not None:
         tokenizer: Any = _from_vocabulary(vocabulary)
     else:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(source))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"no tokenizer at {str(source)!r}: give a vocab.txt, a folder or a hub name"
-            ) from error
+        tokenizer = _from_hub(str(source))
     return TextEncoder(tokenizer=tokenizer, max_tokens=max_tokens)
+
+
+def _from_hub(source: str) -> Any:
+    """Load what transformers reads by itself: from a folder or the hub's cache, else the hub.
+
+    The hub's client tries every file six times, with pauses that no setting changes: it is asked
+    only for what the cache has not.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(source, local_files_only=True)
+    except (OSError, ValueError):
+        pass
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no tokenizer at {source!r}: give a vocab.txt, a folder or a hub name (with "
+            "HF_HUB_OFFLINE=1 a hub that cannot be reached is not waited for)"
+        ) from error
 
 
 def absolute_source(source: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
+from pipeline.bars import bar_options
 from pipeline.errors import ConfigError
 from pipeline.records import atomic_write
 
@@ -66,9 +67,7 @@ class Watch:
             initial=start,
             desc=name,
             unit=" steps",
-            file=sys.stderr,
-            mininterval=0.5,
-            dynamic_ncols=True,
+            **bar_options(),
         )
 
     def __enter__(self) -> "Watch":
@@ -199,7 +198,8 @@ def require_tensorboard() -> None:
     if find_spec("tensorboard") is None:
         raise ConfigError(
             "train.tensorboard: expected the package tensorboard, found none; "
-            "pip install 'semires[watch]', or leave it out: log.csv holds the same figures"
+            "run pip install -e '.[watch]' in the clone, or leave it out: log.csv holds the same "
+            "figures"
         )
 
 
@@ -218,7 +218,8 @@ def require_wandb(project: str) -> None:
     if found is None or found.origin is None:  # a folder of that name, such as W&B leaves, is none
         raise ConfigError(
             "train.wandb: expected the package wandb, found none; "
-            "pip install 'semires[watch]', or leave it out: log.csv holds the same figures"
+            "run pip install -e '.[watch]' in the clone, or leave it out: log.csv holds the same "
+            "figures"
         )
 
 

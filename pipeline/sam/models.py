@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.sam import region_merging, tiny_regions
+from pipeline.sam.entries import SAM_ENTRIES, SamEntry
 from pipeline.sam.generator import masks_of_views, prepare_views
 from pipeline.sam.hub_files import hub_sha256, resolve_hub
 from pipeline.sam.hub_sam import load_hub_sam
@@ -20,7 +21,7 @@ from pipeline.sam.hub_sam2 import load_hub_sam2
 from pipeline.sam.hub_sam_hq import load_hub_sam_hq
 from pipeline.sam.masks import Masks
 from pipeline.sam.networks import SegmentAnything
-from pipeline.sam.options import FAST, REFERENCE, GeneratorOptions
+from pipeline.sam.options import GeneratorOptions
 from pipeline.sam.tiny import WEIGHTS, load_vit_tiny_demo
 from pipeline.torchvision_ops import ensure_importable
 
@@ -58,26 +59,20 @@ def _in_precision(network: Any, options: GeneratorOptions) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamModel:
-    """One SAM, or what stands in for it, that can be chosen by name."""
+class SamModel(SamEntry):
+    """One SAM, or what stands in for it, that can be chosen by name: how it is built and run."""
 
     build: Callable[[Path | None], Any]
     """Checkpoint -> a torch module in evaluation mode on the CPU; None if the entry has no
     network."""
     sha256: Callable[[Path | None], str]
     """Checkpoint -> what names the weights by their content, for fingerprints."""
-    options: GeneratorOptions
-    """Thresholds that suit the model."""
-    needs_checkpoint: bool
-    """Whether one must be given; if not, the weights ship with the project or there are none."""
     wrap: Callable[[Any, GeneratorOptions], Any] = _as_network
     """What `build` gave, on its device -> the `Network` that the generator drives."""
     prepare: Callable[[Any, Image, GeneratorOptions], Any] = prepare_views
     """Network, image (H, W, 3) uint8 RGB, options -> what `generate` takes; safe in a thread."""
     generate: Callable[[Any, Sequence[Any], GeneratorOptions], list[Masks]] = masks_of_views
     """Network, prepared images, options -> the masks of each."""
-    has_network: bool = True
-    """If not, options but `max_candidates` are unused."""
 
     def load(self, checkpoint: Path | None, device: str, options: GeneratorOptions) -> Any:
         """Build the network on a device; None if the entry has none.
@@ -92,12 +87,12 @@ class SamModel:
         """Find the masks of one image (H, W, 3) uint8 RGB."""
         return self.generate(network, [self.prepare(network, image, options)], options)[0]
 
-    def options_with(self, options: GeneratorOptions) -> GeneratorOptions:
-        """Fill what is open by the entry's options, then, if it has a network, by the profile's."""
-        filled = options.filled(self.options)
-        if not self.has_network:
-            return filled
-        return filled.filled(FAST if filled.profile == "fast" else REFERENCE)
+
+def _model(name: str, **how: Any) -> SamModel:
+    """Join what a config knows of an entry with how it is built and run."""
+    known = SAM_ENTRIES[name]
+    facts = {field.name: getattr(known, field.name) for field in fields(known)}
+    return SamModel(**facts, **how)
 
 
 def _build_shipped(checkpoint: Path | None) -> Any:
@@ -236,18 +231,12 @@ def _name_of(state: dict[str, torch.Tensor]) -> str | None:
 
 def _published(name: str, build: Callable[[], Any]) -> SamModel:
     """Give the entry of one of Meta's SAMs, at the defaults of its own mask generator."""
-    return SamModel(
-        build=_builder(name, build, _EMBED_DIM[name]),
-        sha256=_file_sha256,
-        options=GeneratorOptions(),
-        needs_checkpoint=True,
-    )
+    return _model(name, build=_builder(name, build, _EMBED_DIM[name]), sha256=_file_sha256)
 
 
 def _from_hub(
     name: str,
     load: Callable[[Path], Any],
-    options: GeneratorOptions,
     wrap: Callable[[Any, GeneratorOptions], Any],
 ) -> SamModel:
     """Give the entry of a family of `transformers`; a checkpoint is a folder or a hub's id."""
@@ -257,62 +246,38 @@ def _from_hub(
             raise ConfigError(f"SAM model {name} needs a folder or the id of a hub, got none")
         return resolve_hub(checkpoint, name)
 
-    return SamModel(
+    return _model(
+        name,
         build=lambda checkpoint: load(folder(checkpoint)),
         sha256=lambda checkpoint: hub_sha256(folder(checkpoint)),
-        options=options,
-        needs_checkpoint=True,
         wrap=wrap,
     )
 
 
-_TINY = GeneratorOptions(
-    points_per_side=16,
-    points_per_batch=16,  # what the decoder touches stays in the cache
-    # Nearly off, because large background regions get the highest predicted IoU, and thin
-    # parts are never stable: NMS alone leaves about 130 candidates.
-    pred_iou_thresh=0.1,
-    stability_score_thresh=0.0,
-    box_nms_thresh=0.9,
-    images_per_batch=1,
-    profile="fast",
-)
-"""What suits the small SAM."""
-
 SAM_MODELS: dict[str, SamModel] = {
-    "vit_tiny_demo": SamModel(
-        build=_build_shipped,
-        sha256=_file_sha256,
-        options=_TINY,
-        needs_checkpoint=False,
-    ),
-    "vit_tiny_regions": SamModel(
+    "vit_tiny_demo": _model("vit_tiny_demo", build=_build_shipped, sha256=_file_sha256),
+    "vit_tiny_regions": _model(
+        "vit_tiny_regions",
         build=_build_shipped,
         sha256=_shipped_and_regions_sha256,
-        options=replace(_TINY, points_per_side=10),  # with regions more points find little more
-        needs_checkpoint=False,
         prepare=tiny_regions.prepare,
         generate=tiny_regions.generate,
     ),
-    "region_merging": SamModel(
+    "region_merging": _model(
+        "region_merging",
         build=_build_nothing,
         sha256=_version_sha256,
-        options=GeneratorOptions(),
-        needs_checkpoint=False,
         prepare=_as_it_is,
         generate=_merge_regions,
-        has_network=False,
     ),
     "vit_b": _published("vit_b", build_sam_vit_b),
     "vit_l": _published("vit_l", build_sam_vit_l),
     "vit_h": _published("vit_h", build_sam_vit_h),
-    "hub_sam": _from_hub("hub_sam", load_hub_sam, GeneratorOptions(), _as_network),
-    "hub_sam_hq": _from_hub("hub_sam_hq", load_hub_sam_hq, GeneratorOptions(), _in_precision),
-    # SAM 2's own mask generator keeps masks from a predicted IoU of 0.8.
-    "hub_sam2": _from_hub(
-        "hub_sam2", load_hub_sam2, GeneratorOptions(pred_iou_thresh=0.8), _in_precision
-    ),
+    "hub_sam": _from_hub("hub_sam", load_hub_sam, _as_network),
+    "hub_sam_hq": _from_hub("hub_sam_hq", load_hub_sam_hq, _in_precision),
+    "hub_sam2": _from_hub("hub_sam2", load_hub_sam2, _in_precision),
 }
+"""Names and facts as in `entries.SAM_ENTRIES`."""
 
 
 def checkpoint_sha256(name: str, path: Path | None) -> str:

@@ -11,7 +11,7 @@ PointGrid = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorOptions:
-    """How candidates are made; None takes the model entry's default."""
+    """How candidates are made; None takes what suits the model."""
 
     points_per_side: int | None = None
     """Points along each side of the grid, at least 1."""
@@ -21,28 +21,29 @@ class GeneratorOptions:
     """Points that the decoder handles at once, at least 1; does not change the result but by
     rounding."""
     images_per_batch: int | None = None
-    """Images, or crops, that the encoder handles at once; likewise."""
+    """Images, or crops, that the encoder handles at once, at least 1; likewise."""
     pred_iou_thresh: float | None = None
-    """A mask is kept if its predicted IoU is greater; 0 keeps all."""
+    """A mask is kept if its predicted IoU is greater, in [0, 1]; 0 keeps all."""
     stability_score_thresh: float | None = None
     """A mask is kept if its stability score is at least this, in [0, 1]; 0 keeps all."""
     stability_score_offset: float | None = None
     """The score compares the mask at logits above and below the model's cut-off by this much,
-    greater than 0."""
+    more than 0."""
     box_nms_thresh: float | None = None
     """A mask is dropped if its box's IoU with a better mask's box is greater, in [0, 1]."""
     crop_n_layers: int | None = None
-    """Layers of crops beside the whole image, 0 to 4; layer n has 4 ** n crops."""
+    """Layers of crops beside the whole image, in [0, 4]; layer n has 4 ** n crops."""
     crop_nms_thresh: float | None = None
-    """As `box_nms_thresh`, between crops: masks of smaller crops come first."""
+    """As `box_nms_thresh`, between crops: masks of smaller crops come first; in [0, 1]."""
     crop_overlap_ratio: float | None = None
     """Overlap of neighbouring crops of layer 1, as a share of the shorter side, in [0, 1)."""
     crop_n_points_downscale_factor: int | None = None
     """`points_per_side` is divided by this in each layer, at least 1."""
     min_mask_region_area: int | None = None
-    """Holes and islands of fewer pixels are removed; 0 leaves all."""
+    """Holes and islands of fewer pixels are removed; at least 0, which leaves all."""
     max_candidates: int | None = None
-    """Most masks of an image, those of highest predicted IoU; None keeps all."""
+    """Most masks of an image, those of highest predicted IoU, at least 1; None keeps all. In a
+    config it is `candidates.max_candidates`."""
     profile: Literal["reference", "fast"] | None = None
     """`reference` gives what segment-anything's own generator gives; `fast` computes in another
     order, on a GPU in bfloat16: its masks differ a little, see `sam-candidates --difference`."""

@@ -170,7 +170,7 @@ def test_tensorboard_that_is_missing_is_one_line(run_dir, config, monkeypatch):
     from train import watch
 
     monkeypatch.setattr(watch, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install 'semires\[watch\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[watch\]'"):
         train_student(replace(config, tensorboard=True), run_dir, 1)
 
 

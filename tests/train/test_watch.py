@@ -35,7 +35,7 @@ def test_off_asks_for_no_package(tmp_path, monkeypatch):
 
 def test_wandb_that_is_missing_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install 'semires\[watch\]'") as caught:
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[watch\]'") as caught:
         Watch(tmp_path, "train-0", 0, 1, tensorboard=False, wandb="semires")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
