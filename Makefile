@@ -22,8 +22,17 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist lo
 	stage-teacher stage-refine stage-calibrate stage-train stage-evaluate rounds inspect \
 	bench-refine bench-calibrate bench-strategies import-weights bench-faults bench-objects bench-fuzz bench-scale bench-training bench-loader bench-equality bench-sam bench-oracle
 
+##@ The whole job, and the house
+# The lists are in the order of this file; a line "##@ TEXT" begins one.
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-22s %s\n", $$1, $$2}'
+	@awk -F ':.*## ' '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@printf '\n%s\n' 'Variables, as they are now: make TARGET NAME=VALUE'
+	@printf '  %-22s %s\n' \
+		'CONFIG=$(CONFIG)' 'the config of the job' 'RUN=$(RUN)' 'the run directory' \
+		'ROUND=$(ROUND)' 'the round; 0 is the burn-in' 'STRATEGY=$(STRATEGY)' 'of stage-refine; none takes the chain' \
+		'SPLIT=$(SPLIT)' 'of stage-evaluate' 'FOLDS=$(FOLDS)' 'of stage-calibrate' 'WORKERS=$(WORKERS)' 'processes of a stage' \
+		'FILE=$(FILE)' 'of import-weights' 'TEST_WORKERS=$(TEST_WORKERS)' 'processes of the tests'
 
 setup: $(VENV)/.installed ## make .venv and install everything
 
@@ -51,6 +60,7 @@ fix: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+##@ The stages of RUN by CONFIG
 stage-data: setup ## data set -> manifest
 	$(BIN)/prepare-data $(RUN_OPTIONS)
 
@@ -80,7 +90,7 @@ stage-evaluate: setup ## evaluate round ROUND on SPLIT
 rounds: setup ## the whole job with CONFIG into RUN, resuming
 	$(BIN)/run-rounds $(RUN_OPTIONS) --workers $(WORKERS)
 
-import-weights: setup ## published weights FILE (LAVT, SemiRES, Swin, BERT) -> RUN/weights/
+import-weights: setup ## published weights FILE (LAVT, SemiRES, Swin, BERT) for CONFIG's network -> RUN/weights/
 	$(BIN)/import-weights $(RUN_OPTIONS) $(FILE)
 
 inspect: setup ## what the stores of RUN hold
@@ -89,6 +99,7 @@ inspect: setup ## what the stores of RUN hold
 clean-demo: ## forget the demo's results
 	rm -rf runs/demo
 
+##@ Measurements behind the figures of README and docs
 bench-refine: setup ## matching beside pycocotools and the released loop; the whole stage; its memory
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.refinement
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.refine_stage

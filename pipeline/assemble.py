@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.collect import Referred
 from pipeline.columns import StringColumn
 from pipeline.data_config import LabelledConfig
-from pipeline.labelled import check_leaks, choose_labelled, match_labelled
+from pipeline.labelled import annotated_images, check_leaks, choose_labelled, match_labelled
 from pipeline.manifest import SPLITS, Manifest, manifest_fingerprint
 
 
@@ -61,7 +61,10 @@ def assemble(
     ordered, images = _ordered(objects)
     columns = _columns(ordered, images)
     image_ids = [image.image_id for image in images]
-    annotated = _annotated(columns["object_image"], columns["object_split"], ordered, len(images))
+    has_truth = np.array([bool(item.rle) for item in ordered], dtype=np.bool_)
+    annotated = annotated_images(
+        columns["object_image"], columns["object_split"], has_truth, len(images)
+    )
     candidates = np.flatnonzero(annotated)
     names = [image_ids[row] for row in candidates]
     image_labelled = np.zeros(len(images), dtype=np.bool_)
@@ -114,20 +117,6 @@ def _columns(ordered: Sequence[Referred], images: Sequence[Referred]) -> dict[st
             text for item in ordered for text in item.expressions
         ),
     }
-
-
-def _annotated(
-    object_image: npt.NDArray[np.int32],
-    object_split: npt.NDArray[np.uint8],
-    ordered: Sequence[Referred],
-    num_images: int,
-) -> npt.NDArray[np.bool_]:
-    """Mark images, shape (I,), that are in train and all of whose objects have a truth."""
-    annotated = np.zeros(num_images, dtype=np.bool_)
-    annotated[object_image[object_split == 0]] = True
-    without = np.array([not item.rle for item in ordered], dtype=np.bool_)
-    annotated[object_image[without]] = False
-    return annotated
 
 
 def _labelled(

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 from pipeline.errors import ConfigError
 from pipeline.found_values import shown
+from pipeline.places import is_url, redacted
 from pipeline.plain_yaml import parse_yaml
 
 SECTIONS = ("data", "candidates", "teacher", "refine", "calibrate", "train", "evaluate", "rounds")
@@ -98,7 +99,8 @@ def parse_config(cls: type[T], mapping: Any, where: str) -> T:
         where: How to name this place in errors, e.g. `stages.yaml: candidates`.
 
     Raises:
-        ConfigError: For an unknown, missing or mistyped key, or where `__post_init__` refuses.
+        ConfigError: For an unknown, missing or mistyped key, or where `__post_init__` refuses;
+            begins with the place.
     """
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"{where}: expected a mapping, found {shown(mapping)}")
@@ -114,8 +116,6 @@ def parse_config(cls: type[T], mapping: Any, where: str) -> T:
     values = {key: _parse(hints[key], value, f"{where}.{key}") for key, value in mapping.items()}
     try:
         return cls(**values)
-    except ConfigError:
-        raise
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -169,12 +169,7 @@ def _parse_scalar(hint: Any, value: Any, where: str) -> Any:
     if isinstance(value, str):
         _check_text(value, where)
     if hint is Path and isinstance(value, str):
-        try:
-            return Path(value).expanduser()
-        except RuntimeError as error:
-            raise ConfigError(
-                f"{where}: expected a path, found {shown(value)}, of no known user"
-            ) from error
+        return _parse_path(value, where)
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     if is_integer and not -(2**63) <= value < 2**64:
         raise ConfigError(f"{where}: expected a number of 64 bits, found {shown(value)}")
@@ -185,6 +180,20 @@ def _parse_scalar(hint: Any, value: Any, where: str) -> Any:
     if type(value) is hint:
         return value
     raise ConfigError(f"{where}: expected {hint.__name__}, found {shown(value)}")
+
+
+def _parse_path(value: str, where: str) -> Path:
+    if is_url(value):
+        raise ConfigError(
+            f"{where}: expected a path on a disk, found the URL {shown(redacted(value))}; copy "
+            "the files to a disk, or mount them there"
+        )
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{where}: expected a path, found {shown(value)}, of no known user"
+        ) from error
 
 
 def _check_text(value: str, where: str) -> None:
@@ -216,10 +225,16 @@ def fingerprint(value: Any) -> str:
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Name what differs between two plain values, one line each: `key: old, now new`."""
+    """Name what differs between two plain values, one line each: `key: old, now new`.
+
+    Of mappings whose `name` differs that alone is told: their other keys are of different things.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
+        keys = old.keys() | new.keys()
+        if "name" in old and "name" in new and old["name"] != new["name"]:
+            keys = {"name"}
         lines: list[str] = []
-        for key in sorted(old.keys() | new.keys()):
+        for key in sorted(keys):
             inner = f"{where}.{key}" if where else str(key)
             lines += differences(old.get(key), new.get(key), inner)
         return lines

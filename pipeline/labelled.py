@@ -32,7 +32,7 @@ def choose_labelled(image_ids: Sequence[str], ratio: float, seed: int = 0) -> np
         True for labelled, shape (len(image_ids),), bool.
 
     Raises:
-        ConfigError: If the ratio gives no image.
+        ConfigError: If the ratio gives no image, or there is none to choose from.
         ManifestError: If an id stands there twice.
     """
     count = len(image_ids)
@@ -40,11 +40,16 @@ def choose_labelled(image_ids: Sequence[str], ratio: float, seed: int = 0) -> np
         raise ManifestError(
             f"expected every image id once, found {count - len(set(image_ids))} again"
         )
+    if not count:
+        raise ConfigError(
+            "data.labelled.ratio: expected training images with the masks of all their objects, "
+            "found none; give some of them masks"
+        )
     picked = math.floor(ratio * count)
     if picked == 0:
-        smallest = math.ceil(1e6 / count) / 1e6 if count else math.inf
+        smallest = math.ceil(1e6 / count) / 1e6
         raise ConfigError(
-            f"labelled.ratio {ratio:g} of {count} annotated training images is no image; "
+            f"data.labelled.ratio: {ratio:g} of {count} annotated training images is no image; "
             f"the smallest ratio here is {smallest:g}"
         )
     labelled = np.zeros(count, dtype=np.bool_)
@@ -75,6 +80,29 @@ def match_labelled(image_ids: Sequence[str], wanted: Sequence[str]) -> npt.NDArr
         )
     chosen = set(wanted)
     return np.array([name in chosen for name in image_ids], dtype=np.bool_)
+
+
+def annotated_images(
+    object_image: npt.NDArray[np.int32],
+    object_split: npt.NDArray[np.uint8],
+    has_truth: npt.NDArray[np.bool_],
+    num_images: int,
+) -> npt.NDArray[np.bool_]:
+    """Mark the images that may be labelled: in train, and all of whose objects have a truth.
+
+    Args:
+        object_image: Image row of every object, shape (O,), int32.
+        object_split: Split of every object, shape (O,), uint8; 0 is train.
+        has_truth: Whether an object has a mask, shape (O,), bool.
+        num_images: I.
+
+    Returns:
+        Shape (I,), bool.
+    """
+    annotated = np.zeros(num_images, dtype=np.bool_)
+    annotated[object_image[object_split == 0]] = True
+    annotated[object_image[~has_truth]] = False
+    return annotated
 
 
 def leaking_images(

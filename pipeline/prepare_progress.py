@@ -1,12 +1,12 @@
 """Shell: how far `prepare_data` is, on stderr."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.bars import bar_options
 from pipeline.readers.base import Progress
 
 
@@ -23,13 +23,7 @@ def progress_bar() -> Iterator[Progress]:
         if kind not in bars:
             for earlier in bars.values():
                 earlier.close()
-            bars[kind] = tqdm(
-                desc="prepare-data",
-                unit=f" {kind}",
-                file=sys.stderr,
-                mininterval=0.5,
-                dynamic_ncols=True,
-            )
+            bars[kind] = tqdm(desc="prepare-data", unit=f" {kind}", **bar_options())
         bars[kind].update(number - bars[kind].n)
 
     try:

@@ -1,7 +1,7 @@
 """Shell: what a manifest says of how it came about: counts, what was left out or converted."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,15 @@ from pipeline.config import to_plain
 from pipeline.errors import ManifestError
 from pipeline.failure_groups import grouped
 from pipeline.found_values import why
+from pipeline.labelled import annotated_images
 from pipeline.manifest import (
+    DESCRIPTION,
     SPLITS,
     Manifest,
     load_manifest,
     read_description,
 )
-from pipeline.places import Place
+from pipeline.places import Place, has_files
 from pipeline.readers.base import Failure
 from pipeline.records import FailedItem
 
@@ -38,8 +40,12 @@ class Summary:
     """Objects."""
     expressions: int
     """Expressions."""
+    annotated_images: int
+    """Training images that have the masks of all their objects: those that may be labelled."""
     labelled_images: int
     """Images whose truth training may use."""
+    labelled_by: str
+    """The setting that chose them, such as "ratio 0.1"; "" if none is set."""
     labelled_expressions: int
     """Training expressions on them."""
     splits: dict[str, int]
@@ -54,13 +60,20 @@ class Summary:
     """True if the manifest was there already, of the same config and inputs."""
 
     def __str__(self) -> str:
+        return f"{self.folder}: {'unchanged' if self.reused else 'written'}\n{self.counts()}"
+
+    def counts(self) -> str:
+        """Give what was written, a line for each kind of thing."""
         splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
         lines = [
-            f"{self.folder}: {'unchanged' if self.reused else 'written'}",
             f"{self.images} images, {self.objects} objects, {self.expressions} expressions "
             f"({splits})",
-            f"labelled: {self.labelled_images} images, {self.labelled_expressions} expressions",
+            f"labelled: {self.labelled_images} of {self.annotated_images} training images with "
+            f"all masks ({self.labelled_by or 'none is asked for'}), {self.labelled_expressions} "
+            "expressions",
         ]
+        if not self.labelled_images:
+            lines.append(f"warning: no image is labelled, and round 0 cannot train; {self._way()}")
         if self.failed or self.notes:
             lines.append(
                 f"{self.failed} left out, {self.notes} converted: see {self.folder / FAILURES}"
@@ -69,18 +82,66 @@ class Summary:
             lines.append(f"{self.leaking_images} images left train: another split holds them")
         return "\n".join(lines)
 
+    def _way(self) -> str:
+        """Say what gives labelled images where there are none."""
+        if not self.annotated_images:
+            return "give training images the masks of all their objects"
+        return (
+            f"set data.labelled.ratio (1.0 takes all {self.annotated_images} images with all "
+            "masks), ids or file"
+        )
+
 
 def summary_of(folder: Place, *, reused: bool) -> Summary:
-    """Read the counts of a manifest, for printing."""
+    """Read the counts of a manifest, for printing.
+
+    Raises:
+        ManifestError: If it is damaged, or `prepare_data` did not make it.
+    """
     manifest = load_manifest(folder)
-    document = read_description(folder)
+    try:
+        return _summary(manifest, folder, read_description(folder), reused)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, ManifestError):
+            raise
+        raise ManifestError(
+            f"{folder / DESCRIPTION}: expected the counts that prepare-data writes, found others "
+            f"({type(error).__name__}: {why(error)}); prepare the data again with --force"
+        ) from error
+
+
+def counts_of_run(run_dir: Place) -> str | None:
+    """Give what the manifest of a run holds, for printing; None if the run has none.
+
+    Where it cannot be read, that is said instead.
+    """
+    folder = run_dir / MANIFEST
+    if not has_files(folder):
+        return None
+    try:
+        return f"{folder}\n{summary_of(folder, reused=True).counts()}"
+    except ManifestError as error:
+        return str(error)
+
+
+def _summary(
+    manifest: Manifest, folder: Place, document: Mapping[str, Any], reused: bool
+) -> Summary:
+    annotated = annotated_images(
+        manifest.object_image,
+        manifest.object_split,
+        manifest.object_rle.lengths() > 0,
+        manifest.num_images,
+    )
     return Summary(
         folder=folder,
         fingerprint=manifest.fingerprint,
         images=manifest.num_images,
         objects=manifest.num_objects,
         expressions=manifest.num_expressions,
+        annotated_images=int(annotated.sum()),
         labelled_images=document["labelled_images"],
+        labelled_by=_labelled_by(document["config"]["labelled"]),
         labelled_expressions=document["labelled_expressions"],
         splits={
             split: document["splits"][split] for split in SPLITS if split in document["splits"]
@@ -90,6 +151,15 @@ def summary_of(folder: Place, *, reused: bool) -> Summary:
         leaking_images=document["leaking"]["images"],
         reused=reused,
     )
+
+
+def _labelled_by(labelled: Mapping[str, Any]) -> str:
+    """Name the setting that chose the labelled images, given `data.labelled` as plain values."""
+    if labelled["ratio"] is not None:
+        return f"ratio {labelled['ratio']}"
+    if labelled["ids"] is not None:
+        return f"{len(labelled['ids'])} ids"
+    return "" if labelled["file"] is None else f"file {labelled['file']}"
 
 
 def facts_of(manifest: Manifest, failures: list[Failure], leaks: Leaks) -> dict[str, Any]:
@@ -111,17 +181,26 @@ def read_failures(run_dir: Place) -> tuple[tuple[FailedItem, ...], tuple[FailedI
     Returns:
         The items that were left out, and those that were converted and kept.
     """
-    path = run_dir / MANIFEST / FAILURES
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        entries = [_failure(json.loads(line)) for line in lines]
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ManifestError(f"{path} is damaged ({why(error)}); prepare the data again") from error
+    entries = failures_of_manifest(run_dir)
     failed, noted = (
         grouped([entry for entry in entries if entry.severity == severity])
         for severity in ("failed", "note")
     )
     return failed, noted
+
+
+def failures_of_manifest(run_dir: Place) -> list[Failure]:
+    """Read everything that a manifest left out or converted, one by one.
+
+    Raises:
+        ManifestError: If the list is missing or damaged.
+    """
+    path = run_dir / MANIFEST / FAILURES
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [_failure(json.loads(line)) for line in lines]
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ManifestError(f"{path} is damaged ({why(error)}); prepare the data again") from error
 
 
 def failure_lines(failures: Sequence[Failure]) -> bytes:

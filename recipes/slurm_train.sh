@@ -3,6 +3,7 @@
 # the running step ends, a checkpoint is saved, every process exits with 75, and the job is queued again
 # and goes on from there. What a step computes does not depend on the number of processes, so the same
 # run directory may go on with another number of nodes.
+# Activate the environment first: it is exported. Account and partition are SBATCH_ACCOUNT and SBATCH_PARTITION.
 #   RUN=runs/refcoco CONFIG=recipes/refcoco.yaml ROUND=1 sbatch --nodes=1 recipes/slurm_train.sh
 #SBATCH --job-name=train-student
 #SBATCH --gpus-per-node=4

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 import pytest
 
-WHY = "needs an S3 server and client: pip install 'semires[dev]'"
+WHY = "needs an S3 server and client: pip install -e '.[dev]'"
 moto_app = pytest.importorskip("moto.moto_server.werkzeug_app", reason=WHY)
 pytest.importorskip("moto.s3.models", reason=WHY)
 s3fs = pytest.importorskip("s3fs", reason=WHY)

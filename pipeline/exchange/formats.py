@@ -31,7 +31,7 @@ class ImportConfig:
     """Where the masks are that somebody made before."""
 
     format: str
-    """An entry of `MASK_FORMATS`."""
+    """Whose: COCO's RLE or polygons, segment-anything's own script, SemiRES as released, NumPy."""
     path: Path
     """A JSON file (coco), or a folder of files: one per image (amg, npz) or per ref (semires)."""
 

@@ -1,5 +1,6 @@
 """Packed chunks give the bytes that they should, or a reason; never more than was made room for."""
 
+import itertools
 import struct
 import subprocess
 import sys
@@ -114,6 +115,7 @@ def test_a_second_frame_is_not_unpacked():
         ("blosc", blosc_states(1024), "damaged: error during blosc decompression"),
         ("blosc", b"\2", "damaged: the header of its blosc buffer is cut short"),
     ],
+    ids=itertools.count(),  # a gzip member holds the second in which it was made
 )
 def test_bombs_and_lies_are_refused(name, content, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - compared below

@@ -71,6 +71,37 @@ def test_what_does_not_fit_is_named(mapping, message):
         parse_config(Outer, mapping, "here")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusing:
+    inner: Inner = field(default_factory=Inner)
+    only: bool = False
+
+    def __post_init__(self):
+        if self.only:
+            raise ConfigError("expected either, found both")
+
+
+def test_what_a_section_refuses_by_itself_is_named_with_its_place():
+    with pytest.raises(ConfigError, match=r"^stages.yaml: data: expected either, found both$"):
+        parse_config(Refusing, {"only": True}, "stages.yaml: data")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/images", "S3://b/c", "file:///data/images"])
+def test_a_url_is_no_path(url):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(Outer, {"name": "x", "path": url}, "stages.yaml: data")
+    assert str(caught.value) == (
+        f"stages.yaml: data.path: expected a path on a disk, found the URL '{url}'; copy the "
+        "files to a disk, or mount them there"
+    )
+
+
+def test_credentials_of_a_url_are_not_repeated():
+    with pytest.raises(ConfigError, match=r"s3://\*\*\*@bucket") as caught:
+        parse_config(Outer, {"name": "x", "path": "s3://user:word@bucket/a"}, "here")
+    assert "word" not in str(caught.value)
+
+
 def write(tmp_path, text):
     path = tmp_path / "stages.yaml"
     path.write_text(text)
@@ -124,3 +155,21 @@ def test_differences_name_the_key_and_both_values():
     assert differences(old, new) == ["a.y: 2, now 3"]
     assert differences([["iom", {"x": 1}]], [["cpi", {"x": 1}]]) == ['[0][0]: "iom", now "cpi"']
     assert differences({"a": [1]}, {"a": [1, 2]}) == ["a: [1], now [1, 2]"]
+
+
+def test_of_another_kind_nothing_but_its_name_is_told():
+    old = {"chain": [{"name": "iom", "config": {"min_iou": 0.5}}, {"name": "pwa", "weight": "psi"}]}
+    new = {"chain": [{"name": "cpi", "config": {"a": 1, "b": 2}}, {"name": "pwa", "weight": "one"}]}
+    assert differences(old, new) == [
+        'chain[0].name: "iom", now "cpi"',
+        'chain[1].weight: "psi", now "one"',
+    ]
+    assert differences({"name": "a", "x": 1}, {"x": 2}) == ['name: "a", now null', "x: 1, now 2"]
+
+
+NAMED = st.fixed_dictionaries({"name": st.sampled_from("ab")}, optional={"x": st.integers(0, 2)})
+
+
+@given(NAMED, NAMED)
+def test_differences_are_none_just_where_values_are_equal(old, new):
+    assert (differences(old, new) == []) == (old == new)

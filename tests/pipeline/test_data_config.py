@@ -36,8 +36,8 @@ def test_scenes_need_nothing():
     ("values", "reason"),
     [
         ({"reader": "coco"}, "'coco'"),
-        ({"reader": "jsonl"}, "needs the path 'annotations'"),
-        ({"reader": "refer", "annotations": "a"}, "needs the path 'instances'"),
+        ({"reader": "jsonl"}, r"^stages.yaml: data: .* needs the path 'annotations'"),
+        ({"reader": "refer", "annotations": "a"}, "'instances', found none; .* data.instances=P"),
         ({"reader": "scenes", "images": "a"}, "does not read 'images'"),
         (
             {"reader": "semires-split", "annotations": "a", "images": "b", "refs": "c"},
@@ -53,8 +53,15 @@ def test_scenes_need_nothing():
         ({"reader": "scenes", "scenes": {"train": 0}}, "counts"),
         ({"reader": "scenes", "scenes": {}}, "counts"),
         ({"reader": "scenes", "labelled": {"ratio": 0.0}}, r"\(0, 1\]"),
-        ({"reader": "scenes", "labelled": {"ratio": 1.5}}, r"\(0, 1\]"),
-        ({"reader": "scenes", "labelled": {"ratio": 0.5, "file": "a"}}, "ratio and file"),
+        ({"reader": "scenes", "labelled": {"ratio": 1.5}}, r"data.labelled: .* ratio in \(0, 1\]"),
+        (
+            {"reader": "scenes", "labelled": {"ratio": 0.5, "file": "a"}},
+            "^stages.yaml: data.labelled: .* ratio and file; .* --set data.labelled.ratio=null",
+        ),
+        ({"reader": "jsonl", "annotations": "s3://b/c.jsonl"}, "data.annotations: .* the URL"),
+        ({"reader": "jsonl", "annotations": "a", "images": "s3://b/c"}, "data.images: .* the URL"),
+        ({"reader": "scenes", "links_into": ["s3://b/c"]}, r"data.links_into\[0\]: .* the URL"),
+        ({"reader": "scenes", "labelled": {"file": "s3://b/c"}}, "data.labelled.file: .* the URL"),
         ({"reader": "scenes", "labelled": {"seed": -1}}, "seed"),
     ],
 )

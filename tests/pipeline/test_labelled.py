@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from pipeline.data_config import DataConfig
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.labelled import check_leaks, choose_labelled, leaking_images, match_labelled
+from pipeline.labelled import (
+    annotated_images,
+    check_leaks,
+    choose_labelled,
+    leaking_images,
+    match_labelled,
+)
 from pipeline.readers import READERS
 from tests.pipeline.small_data import RELEASED, needs_released
 
@@ -83,8 +89,23 @@ def test_a_ratio_of_no_image_names_the_smallest():
     with pytest.raises(ConfigError, match=r"0\.01 of 30 .* smallest ratio here is 0\.033334"):
         choose_labelled(ids, 0.01)
     assert choose_labelled(ids, 0.033334).sum() == 1
-    with pytest.raises(ConfigError, match="smallest ratio here is inf"):
-        choose_labelled([], 1.0)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 1.0])
+def test_a_ratio_of_nothing_says_that_masks_are_missing(ratio):
+    with pytest.raises(ConfigError, match=r"data\.labelled\.ratio: .* found none; give some"):
+        choose_labelled([], ratio)
+
+
+def test_annotated_images_by_hand():
+    # Image 0: all masks. 1: one of two is missing. 2: val. 3: no object.
+    found = annotated_images(
+        np.array([0, 0, 1, 1, 2], np.int32),
+        np.array([0, 0, 0, 0, 1], np.uint8),
+        np.array([True, True, True, False, True]),
+        4,
+    )
+    assert found.tolist() == [True, False, False, False]
 
 
 def test_an_id_that_stands_twice_is_refused():

@@ -82,7 +82,7 @@ def test_a_missing_library_is_named_with_what_to_install(monkeypatch):
         raise ImportError("no module named s3fs")
 
     monkeypatch.setattr(places, "UPath", fail)
-    with pytest.raises(ConfigError, match=r"pip install 'semires\[s3\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[s3\]'"):
         place("s3://bucket/a")
 
 

@@ -13,6 +13,7 @@ from pipeline.data_config import DataConfig, LabelledConfig
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.manifest import load_manifest
 from pipeline.prepare import prepare_data, progress_bar
+from pipeline.prepare_summary import counts_of_run, summary_of
 from pipeline.segmentation import encode_mask
 from tests.pipeline.small_data import (
     PHOTOS,
@@ -207,6 +208,56 @@ def test_only_wholly_annotated_images_are_labelled(tmp_path, run_dir):
     lines.append(line("images/1.png", 77, segmentation=None))
     manifest, _, _ = prepared(tmp_path, run_dir, lines, labelled=LabelledConfig(ratio=1.0))
     assert manifest.image_labelled.tolist() == [False, False, True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("labelled", "line_of_summary"),
+    [
+        ({"ratio": 0.5}, "labelled: 2 of 5 training images with all masks (ratio 0.5), 2 expr"),
+        ({"ratio": 1.0}, "labelled: 5 of 5 training images with all masks (ratio 1.0), 5 expr"),
+        ({"ids": ("images/2.png",)}, "labelled: 1 of 5 training images with all masks (1 ids), 1"),
+        ({}, "labelled: 0 of 5 training images with all masks (none is asked for), 0 expr"),
+    ],
+)
+def test_the_summary_says_who_is_labelled_and_out_of_how_many(
+    tmp_path, run_dir, labelled, line_of_summary
+):
+    lines = train_and_val(tmp_path, 6, 1)
+    lines[0]["segmentation"] = None
+    _, _, summary = prepared(tmp_path, run_dir, lines, labelled=LabelledConfig(**labelled))
+    assert line_of_summary in str(summary)
+    assert ("warning" in str(summary)) == (not labelled)
+    assert counts_of_run(run_dir) == f"{summary.folder}\n{summary.counts()}"
+
+
+def test_the_summary_names_the_list_of_labelled_images(tmp_path, run_dir):
+    (tmp_path / "ids.txt").write_text("images/3.png\n")
+    listed = LabelledConfig(file=tmp_path / "ids.txt")
+    _, _, summary = prepared(tmp_path, run_dir, train_and_val(tmp_path, 4, 1), labelled=listed)
+    assert f"(file {tmp_path / 'ids.txt'})" in str(summary)
+
+
+def test_nobody_labelled_is_a_warning_that_says_what_to_set(tmp_path, run_dir):
+    lines = train_and_val(tmp_path, 4, 1)
+    _, _, summary = prepared(tmp_path, run_dir, lines)
+    assert "warning: no image is labelled, and round 0 cannot train; set" in str(summary)
+    assert "1.0 takes all 4 images with all masks" in str(summary)
+    for entry in lines[:4]:
+        entry["segmentation"] = None
+    _, _, summary = prepared(tmp_path, tmp_path / "other", lines)
+    assert "give training images the masks of all their objects" in str(summary)
+
+
+def test_a_manifest_without_counts_is_one_line(tmp_path, run_dir):
+    _, _, summary = prepared(tmp_path, run_dir, train_and_val(tmp_path, 2, 1))
+    path = summary.folder / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["labelled_images"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(ManifestError, match=r"counts that prepare-data writes.*labelled_images"):
+        summary_of(summary.folder, reused=True)
+    assert "prepare the data again" in counts_of_run(run_dir)
+    assert counts_of_run(tmp_path) is None
 
 
 def test_the_labelled_ratio_must_give_an_image(tmp_path, run_dir):

@@ -10,7 +10,7 @@ import pytest
 import pipeline.places  # noqa: F401 - as any user of it has
 from pipeline.storage_log import keep_broken_connections_quiet
 
-aiohttp = pytest.importorskip("aiohttp", reason="pip install 'semires[s3]'")
+aiohttp = pytest.importorskip("aiohttp", reason="pip install -e '.[s3]'")
 
 
 async def _broken_in_aiohttp():
