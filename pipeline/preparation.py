@@ -33,6 +33,7 @@ from pipeline.store import (
 Replace = Literal["never", "differing", "always"]
 """When a store that is there is made anew."""
 
+_CLAIM = "preparing"
 PREPARE_SECONDS = 120
 """How long one part of a static run waits for another to make the store."""
 
@@ -168,15 +169,22 @@ def _shards_are_of(plan: Plan) -> bool:
 
 
 def _holds_shards(plan: Plan) -> bool:
-    """Tell whether there is a done record or a file of any shard."""
-    arrays = (plan.store / spec.name / "c" for spec in plan.specs)
-    return bool(begun_shards(plan.store)) or any(names_in(folder) for folder in arrays)
+    """Tell whether there is a done record, or a shard's file in a store that came without records.
+
+    Where records are kept and none is left, as after a repair that found none sound, no file
+    counts.
+    """
+    if begun_shards(plan.store):
+        return True
+    if set(names_in(records_folder(plan.store))) - {_CLAIM}:
+        return False
+    return any(names_in(plan.store / spec.name / "c") for spec in plan.specs)
 
 
 @contextmanager
 def _one_at_a_time(plan: Plan) -> Iterator[None]:
     """Let one part of a static run look after the store: who holds a file, which only one can."""
-    claim = records_folder(plan.store) / "preparing"
+    claim = records_folder(plan.store) / _CLAIM
     if is_local(claim):
         with held(claim, PREPARE_SECONDS):
             yield

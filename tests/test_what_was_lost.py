@@ -85,7 +85,8 @@ def test_of_what_nothing_was_made_stays_the_same_when_it_is_tried_again(begun, s
 def test_a_store_without_records_is_not_deleted(begun, small_config):
     shutil.rmtree(begun / "candidates.stage")
     before = file_hashes(begun)
-    for options in ((), ("--dry-run",), ("--limit", "1")):
+    part = ("--engine", "static", "--shard-index", "0", "--num-shards", "2")
+    for options in ((), ("--dry-run",), ("--limit", "1"), part):
         refused = call(sam_candidates, begun, small_config, *options)
         assert refused.exit_code == 1
         assert "holds shards" in refused.output
@@ -105,6 +106,16 @@ def test_another_config_does_not_take_over_a_store_that_lost_its_plan(begun, sma
     assert file_hashes(begun) == before
     assert call(sam_candidates, begun, small_config).exit_code == 0
     assert len(shards_of(begun)) == 3
+
+
+def test_a_store_of_which_nothing_is_proven_is_made_anew(begun, small_config):
+    before = file_hashes(begun)
+    damaged = [*(begun / "candidates.stage").glob("done/*"), begun / "candidates.stage/plan.json"]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-20])
+    assert CliRunner().invoke(inspect_shards, ["repair", str(begun)]).exit_code == 0
+    assert call(sam_candidates, begun, small_config).exit_code == 0
+    assert file_hashes(begun) == before
 
 
 # -- --force, and the end before its first shard
