@@ -74,11 +74,11 @@ def prepare_data(
     if limit is not None and limit < 1:
         raise ManifestError(f"expected a limit of at least 1 image, found {limit}")
     folder, same_as = run_dir / MANIFEST, None
-    request = {"config": _deciding(config), "inputs": _input_hashes(config), "limit": limit}
+    request = {"config": deciding(config), "inputs": input_hashes(config), "limit": limit}
     # An object store has no rename: a manifest that was not sent to the end lacks its description.
     if (folder if is_local(folder) else folder / DESCRIPTION).exists():
         try:
-            _refuse_other(folder, request)
+            refuse_other(folder, request)
             summary, manifest = summary_of(folder, reused=True), load_manifest(folder, verify=True)
             links_differ = set(manifest.links_into) != set(_links_into(config))
             is_current = not force or (not summary.failed and _images_are_as_recorded(manifest))
@@ -92,7 +92,7 @@ def prepare_data(
     return summary_of(folder, reused=False)
 
 
-def _deciding(config: DataConfig) -> dict[str, Any]:
+def deciding(config: DataConfig) -> dict[str, Any]:
     """Give the settings that decide a manifest, as plain values."""
     plain: dict[str, Any] = to_plain(config)
     del plain["links_into"]
@@ -116,7 +116,7 @@ def _write(
 
     Where that is `same_as`, the new one has to have its rows.
     """
-    _refuse_missing(config.links_into)
+    refuse_missing(config.links_into)
     folder, limit = run_dir / MANIFEST, request["limit"]
     scenes = config.scenes if limit is None else _at_most(config.scenes, limit)
     config = dataclasses.replace(config, scenes=scenes, links_into=_links_into(config))
@@ -169,7 +169,12 @@ def _assembled(
     return dataclasses.replace(manifest, links_into=config.links_into), leaks
 
 
-def _input_hashes(config: DataConfig) -> dict[str, str]:
+def input_hashes(config: DataConfig) -> dict[str, str]:
+    """Give the sha256 of every file that the config names, by its key.
+
+    Raises:
+        ManifestError: If one is missing, or cannot be read.
+    """
     hashes = {}
     for name, path in config.input_files().items():
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
@@ -186,7 +191,12 @@ def _input_hashes(config: DataConfig) -> dict[str, str]:
     return hashes
 
 
-def _refuse_missing(folders: Sequence[Path]) -> None:
+def refuse_missing(folders: Sequence[Path]) -> None:
+    """Refuse folders for links that are not there.
+
+    Raises:
+        ManifestError: Names the first.
+    """
     for folder in folders:
         if not folder.is_dir():
             raise ManifestError(
@@ -194,7 +204,12 @@ def _refuse_missing(folders: Sequence[Path]) -> None:
             )
 
 
-def _refuse_other(folder: Place, request: Mapping[str, Any]) -> None:
+def refuse_other(folder: Place, request: Mapping[str, Any]) -> None:
+    """Refuse a manifest that was made of other settings or inputs.
+
+    Raises:
+        ManifestError: Names the differences, or that the description is damaged.
+    """
     try:
         found = read_description(folder)
     except ManifestError as error:

@@ -5,7 +5,7 @@ from pipeline.errors import ManifestError
 from pipeline.manifest import DESCRIPTION, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.places import Place, is_local
-from pipeline.prepare import _deciding, _input_hashes, _refuse_missing, _refuse_other
+from pipeline.prepare import deciding, input_hashes, refuse_missing, refuse_other
 
 
 def plan_data(config: DataConfig, run_dir: Place, *, limit: int | None = None) -> str | None:
@@ -23,14 +23,14 @@ def plan_data(config: DataConfig, run_dir: Place, *, limit: int | None = None) -
             is damaged, or of another config: names the differences.
     """
     folder = RunPaths(run_dir).manifest
-    request = {"config": _deciding(config), "inputs": _input_hashes(config), "limit": limit}
+    request = {"config": deciding(config), "inputs": input_hashes(config), "limit": limit}
     if not (folder if is_local(folder) else folder / DESCRIPTION).exists():
-        _refuse_missing(config.links_into)
+        refuse_missing(config.links_into)
         if config.images is not None and not config.images.is_dir():
             raise ManifestError(
                 f"expected the folder data.images at {config.images}, found none; check the path"
             )
         return None
-    _refuse_other(folder, request)
+    refuse_other(folder, request)
     manifest = load_manifest(folder)
     return f"{manifest.num_images} images, {manifest.num_objects} objects"

@@ -1,8 +1,6 @@
 """Shell: whether the files of shards are what their done records say."""
 
 import functools
-import hashlib
-import re
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,12 +11,11 @@ from tqdm import tqdm
 from pipeline.bars import bar_options
 from pipeline.errors import StoreError
 from pipeline.in_threads import in_order
-from pipeline.places import Place, is_local, reason_of
+from pipeline.places import Place
 from pipeline.records import DoneRecord, begun_shards, read_all_done
 from pipeline.run_contents import Layout
 from pipeline.shard_files import sha256_of_shard
 
-_NAME = re.compile(r"\w+(/\w+)*", re.ASCII)  # none that leads out of the store
 _SILENT_SECONDS = 1.0
 
 
@@ -98,7 +95,6 @@ def _is_sound(shard: int, record: DoneRecord) -> bool:
     return (
         record.shard == shard  # else the files of another one would be deleted with it
         and isinstance(files, dict)
-        and all(_NAME.fullmatch(name) for name in files)
         and all(isinstance(entry, dict) for entry in files.values())
         and isinstance(attempts, dict)
         and {str} >= {type(failure.item) for failure in record.failures}
@@ -108,7 +104,7 @@ def _is_sound(shard: int, record: DoneRecord) -> bool:
 def _difference(store: Place, record: DoneRecord) -> str:
     """Say in which file a shard differs from its record; "" if in none."""
     try:
-        found = _hashes(store, list(record.files))
+        found = sha256_of_shard([store / name for name in record.files], store, force=False)
     except StoreError as error:
         return str(error)
     for name, entry in record.files.items():
@@ -116,18 +112,3 @@ def _difference(store: Place, record: DoneRecord) -> str:
             what = "sha256" if found[name]["bytes"] == entry.get("bytes") else "length"
             return f"{name}: {what} differs"
     return ""
-
-
-def _hashes(store: Place, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Hash files as `sha256_of_shard`, which on a disk also forces each to it: milliseconds."""
-    if not is_local(store):
-        return sha256_of_shard([store / name for name in names], store)
-    entries = {}
-    for name in names:
-        try:
-            with (store / name).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                entries[name] = {"bytes": file.tell(), "sha256": digest}
-        except OSError as error:
-            raise StoreError(f"{store / name}: cannot be read back ({reason_of(error)})") from error
-    return entries

@@ -168,8 +168,15 @@ def _write_payload(array: zarr.Array[Any], shard: int, values: npt.NDArray[Any])
     array[shard : shard + 1, : padded.size] = padded
 
 
-def sha256_of_shard(files: Sequence[Place], root: Place) -> dict[str, dict[str, Any]]:
+def sha256_of_shard(
+    files: Sequence[Place], root: Place, *, force: bool = True
+) -> dict[str, dict[str, Any]]:
     """Hash a shard's files and, on a disk, force them to it.
+
+    Args:
+        files: Of the shard.
+        root: The Zarr group.
+        force: Whether to force them; it takes milliseconds, hashing a small file microseconds.
 
     Returns:
         Per path relative to `root`: `bytes` and `sha256`.
@@ -185,7 +192,8 @@ def sha256_of_shard(files: Sequence[Place], root: Place) -> dict[str, dict[str, 
             with file.open("rb") as handle:
                 digest = hashlib.file_digest(cast("Any", handle), "sha256").hexdigest()
                 length = handle.tell()
-                os.fsync(handle.fileno())
+                if force:
+                    os.fsync(handle.fileno())
         except OSError as error:
             raise StoreError(f"{file}: cannot be read back ({reason_of(error)})") from error
         entries[relative_name(file, root)] = {"bytes": length, "sha256": digest}

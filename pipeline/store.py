@@ -6,7 +6,6 @@ carries a checksum. Ragged bytes are a `payload` array with one row per shard, s
 files of one task; a column `NAME_offset` says where a row's bytes begin in payload `NAME`.
 """
 
-import errno
 import hashlib
 import math
 import tempfile
@@ -21,6 +20,7 @@ from zarr.codecs import ZstdCodec
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
+from pipeline.disk_errors import NO_SPACE
 from pipeline.errors import StoreError
 from pipeline.found_values import why
 from pipeline.limited_files import LimitedStore
@@ -42,7 +42,6 @@ GROUP = "zarr.json"
 PAYLOAD_CHUNK_BYTES = 1 << 20  # 1 MiB
 PAYLOAD_CAPACITY_BYTES = 1 << 40  # declared, not allocated: chunks that nobody writes do not exist
 ZSTD_LEVEL = 3
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,12 +187,12 @@ def space_needed(place: Place) -> Iterator[None]:
         with reaching(place):
             yield
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        if error.errno not in NO_SPACE:
             raise
         raise _no_space(place, error) from error
     except StoreError as error:
         cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
+        if isinstance(cause, OSError) and cause.errno in NO_SPACE:
             raise _no_space(Path(tempfile.gettempdir()), cause) from error
         raise
 
