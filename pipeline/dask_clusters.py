@@ -1,5 +1,6 @@
 """Shell: Dask clusters: local processes, any running scheduler, SLURM jobs."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -97,6 +98,7 @@ def address_client(address: str) -> Iterator[Any]:
     try:
         if not address.strip():  # Dask would start a cluster, whose dashboard the network can see
             raise ValueError("an empty address")
+        asyncio.run(_ask(address))
         client = Client(address, timeout=CONNECT_SECONDS)
     # Without certificates it is a TypeError, for a port beyond 65535 an OverflowError.
     except (OSError, ValueError, TypeError, OverflowError, ImportError) as error:
@@ -105,6 +107,21 @@ def address_client(address: str) -> Iterator[Any]:
         ) from error
     with client:
         yield client
+
+
+async def _ask(address: str) -> None:
+    """Connect once and take leave, or raise what connecting raises.
+
+    A client that fails in its constructor cannot be closed by its caller. It closes itself when it
+    is collected, which waits for ever where that happens while the next one starts.
+    """
+    from distributed import Client
+
+    client = Client(address, asynchronous=True, timeout=CONNECT_SECONDS, set_as_default=False)
+    try:
+        await client
+    finally:
+        await client.close()
 
 
 def _hint(address: str) -> str:

@@ -1,5 +1,6 @@
 """Who can reach the workers: nobody from outside unless asked for, and by TLS nobody unknown."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -149,8 +150,19 @@ def test_a_tls_scheduler_takes_who_has_a_certificate_and_nobody_else(
     "address",
     ["tcp://127.0.0.1:9", "tcp://127.0.0.1:99999999", "nonsense://x", "tls://127.0.0.1:9", ""],
 )
-def test_an_address_where_nobody_answers_is_one_line(address, monkeypatch):
+def test_an_address_where_nobody_answers_is_one_line_and_leaves_nothing_open(address, monkeypatch):
+    """A client left half open closes itself when collected, and may wait for ever as it does."""
     monkeypatch.setattr(dask_clusters, "CONNECT_SECONDS", 1)
+    before = open_clients()
     with pytest.raises(StoreError, match="no Dask scheduler answers") as refused:
         address_client(address).__enter__()
     assert "\n" not in str(refused.value)
+    assert open_clients() <= before
+
+
+def open_clients():
+    """Give the ids of all Dask clients of this process that were not closed."""
+    from distributed import Client
+
+    clients = [thing for thing in gc.get_objects() if isinstance(thing, Client)]
+    return {id(client) for client in clients if client.status != "closed"}
