@@ -48,8 +48,8 @@ test: setup ## lint and all tests but the long ones
 	$(MAKE) lint
 	$(PYTEST)
 
-test-all: setup ## the long tests too
-	$(PYTEST) -m "not gpu"
+test-all: setup ## the long tests too, and examples that make test did not try
+	$(PYTEST) -m "not gpu" --hypothesis-profile=search
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -4,6 +4,14 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# `make test` tries the same examples each time, so that what is refused is what was changed;
+# `make test-all` looks for others. How fast a machine is, is no property of the code.
+_ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", _ANY_MACHINE, derandomize=True)
+settings.register_profile("search", _ANY_MACHINE, print_blob=True)
+settings.load_profile("same")
 
 SMALL_JOB = """\
 version: 1

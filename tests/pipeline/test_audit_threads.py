@@ -82,7 +82,7 @@ def made(run_dir, failing=()):
 # -- threads
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(0, 3), max_size=30),
     st.sampled_from((1, 2, 3, 8)),

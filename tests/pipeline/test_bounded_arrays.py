@@ -98,7 +98,7 @@ CODECS = CODECS.filter(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_store_reads_as_through_plain_zarr(data):
     """Of any layout that zarr writes with its codecs, ours among them; not every shard is there."""

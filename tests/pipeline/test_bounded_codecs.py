@@ -38,7 +38,7 @@ def test_every_codec_that_packs_is_tried_here():
 
 
 @pytest.mark.parametrize("name", UNPACK)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(content=CONTENTS, level=st.integers(0, 9))
 def test_what_was_packed_comes_back(name, content, level):
     packed = packed_by(name, content, level)
@@ -47,7 +47,7 @@ def test_what_was_packed_comes_back(name, content, level):
 
 
 @pytest.mark.parametrize("name", UNPACK)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(content=CONTENTS, other=st.integers(-3, 300).filter(bool))
 def test_another_number_of_bytes_is_refused(name, content, other):
     expected = max(1, len(content) + other)
@@ -58,7 +58,7 @@ def test_another_number_of_bytes_is_refused(name, content, other):
 
 
 @pytest.mark.parametrize("name", UNPACK)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     data=st.data(), content=st.binary(min_size=1, max_size=400), ends=st.binary(max_size=30)
 )  # fmt: skip
@@ -209,7 +209,6 @@ def test_an_index_that_leads_astray_is_refused(extents, message):
         assert message in str(caught.value)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=12), st.booleans())
 @example([(0, 5), (3, 1), (9, 2)], True)
 def test_sharing_is_found_as_by_looking_at_every_byte(extents, in_many):

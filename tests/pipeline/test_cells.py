@@ -28,7 +28,7 @@ def nested_masks(draw):
 
 
 @given(st.one_of(MASKS, nested_masks()))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_masks_come_back_exactly(masks):
     cells = core.build_cells(masks)
     assert np.array_equal(core.masks_of(cells), masks)
@@ -37,7 +37,7 @@ def test_masks_come_back_exactly(masks):
 
 
 @given(st.one_of(MASKS, nested_masks()))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_two_pixels_share_a_cell_exactly_when_the_same_masks_cover_both(masks):
     cells = core.build_cells(masks)
     columns = masks.reshape(len(masks), cells.cells.size).T
@@ -48,7 +48,7 @@ def test_two_pixels_share_a_cell_exactly_when_the_same_masks_cover_both(masks):
 
 
 @given(nested_masks(), st.randoms(use_true_random=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_sums_over_cells_equal_sums_over_pixels(masks, random):
     cells = core.build_cells(masks)
     label = np.array([random.random() < 0.5 for _ in range(masks[0].size if len(masks) else 1)])
@@ -62,7 +62,7 @@ def test_sums_over_cells_equal_sums_over_pixels(masks, random):
 
 
 @given(st.one_of(MASKS, nested_masks()))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_membership_survives_packing(masks):
     cells = core.build_cells(masks)
     packed = core.pack_membership(cells)
@@ -125,7 +125,7 @@ def test_one_mask_too_many_is_dropped():
 
 
 @given(st.one_of(MASKS, nested_masks()))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_equal_hashes_of_unequal_columns_lose_nothing(masks):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(core, "_ODD", np.uint64(0))  # every column has the hash 0
@@ -142,7 +142,7 @@ def test_a_label_of_another_size_is_refused():
 
 
 @given(st.one_of(MASKS, nested_masks()))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_overlaps_equal_those_of_pixels(masks):
     flat = masks.reshape(len(masks), -1 if masks.size else 0).astype(np.int64)
     assert np.array_equal(core.overlaps(np.packbits(masks, axis=2)), flat @ flat.T)

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -27,7 +27,6 @@ def test_canvas_size_by_hand():
     assert canvas_size((5, 10), None) == (5, 10)
 
 
-@settings(deadline=None)
 @given(sides, sides, st.integers(1, 4096))
 def test_canvas_size_law(height, width, canvas):
     h, w = canvas_size((height, width), canvas)
@@ -187,7 +186,6 @@ def test_truncated_files_are_item_errors(tmp_path, suffix):
             read_image(path, canvas=None)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**9), st.sampled_from(["jpg", "png", "webp", "gif", "tif"]))
 def test_damaged_bytes_never_raise_anything_else(tmp_path_factory, seed, suffix):
     folder = tmp_path_factory.getbasetemp() / "damaged"

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data_config import DataConfig
@@ -30,7 +30,6 @@ def released_rule(ids, ratio):
     return [name in drawn for name in ids]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 400), st.floats(0.01, 1))
 def test_the_draw_equals_the_released_rule(count, ratio):
     ids = [str(3 * number) for number in range(count)]

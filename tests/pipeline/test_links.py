@@ -102,7 +102,7 @@ def test_a_listed_folder_is_reached_by_links_only(tmp_path, name):
     assert "link" not in str(refused.value)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["..", "a", "root", "blobs", ".", "out"]), max_size=6))
 def test_no_name_without_links_is_relaxed(tmp_path_factory, parts):
     """Whatever a name without links is refused for, it is refused for with folders listed too."""

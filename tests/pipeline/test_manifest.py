@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.columns import portable_path
@@ -52,7 +52,6 @@ def manifest(tmp_path):
     )
 
 
-@settings(deadline=None)
 @given(texts)
 def test_string_column_round_trip(rows):
     column = StringColumn.from_strings(rows)
@@ -62,7 +61,6 @@ def test_string_column_round_trip(rows):
     assert column.lengths().tolist() == [len(row.encode()) for row in rows]
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=10), max_size=10))
 def test_string_column_holds_any_bytes(rows):
     column = StringColumn.from_strings(rows)

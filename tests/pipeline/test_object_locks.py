@@ -383,7 +383,7 @@ def test_two_takers_with_every_two_changes_of_turn(before):
             contest(before, [0] * first + [1] * second, 2)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     before=st.sampled_from(list(BEFORE)),
     runs=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), max_size=20),

@@ -6,7 +6,7 @@ import os
 import pickle
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data_config import DataConfig
@@ -178,7 +178,6 @@ def test_python_2_strings_become_text(tmp_path):
     assert read_plain_pickle(tmp_path / "long.p") == [5]
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_garbage_is_no_pickle(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "garbage.p"

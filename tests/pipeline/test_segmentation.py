@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -34,7 +34,6 @@ def test_decode_by_hand():
     np.testing.assert_array_equal(decode_rle(b"123", (2, 3)), [[0, 1, 0], [1, 0, 0]])
 
 
-@settings(deadline=None)
 @given(masks)
 def test_decode_inverts_encode(mask):
     decoded = decode_rle(encode_mask(mask), mask.shape)
@@ -42,7 +41,6 @@ def test_decode_inverts_encode(mask):
     assert decoded.flags.c_contiguous
 
 
-@settings(deadline=None)
 @given(masks)
 def test_run_lengths_sum_to_the_area(mask):
     runs = run_lengths(encode_mask(mask), mask.shape)
@@ -50,7 +48,6 @@ def test_run_lengths_sum_to_the_area(mask):
     assert runs[1::2].sum() == mask.sum()
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60), st.integers(1, 50), st.integers(1, 50))
 def test_hostile_counts_are_item_errors_and_never_crash(counts, height, width):
     try:
@@ -60,7 +57,6 @@ def test_hostile_counts_are_item_errors_and_never_crash(counts, height, width):
     assert mask.shape == (height, width)
 
 
-@settings(deadline=None)
 @given(st.text("0123OPQRSTUVWXYZ_`abcdefghijklmno", max_size=40))
 def test_counts_that_look_right_are_checked_too(counts):
     try:
@@ -174,7 +170,6 @@ def test_rescale_by_hand():
     np.testing.assert_array_equal(rescale_mask(mask, (3, 4)), np.repeat(mask, 3, axis=0))
 
 
-@settings(deadline=None)
 @given(masks, st.integers(1, 50), st.integers(1, 50))
 def test_rescale_takes_the_pixel_under_the_centre(mask, height, width):
     scaled = rescale_mask(mask, (height, width))

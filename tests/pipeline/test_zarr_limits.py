@@ -280,7 +280,7 @@ ODD = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_whatever_the_metadata_says_it_is_admitted_or_one_line(data):
     """The admitted ones never ask for more than the limits."""

@@ -100,7 +100,7 @@ SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
 @given(SIZES, st.tuples(st.integers(1, 40), st.integers(1, 40)), st.integers(0, 9))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_upsampling_is_torchs(source, target, seed):
     value = np.random.default_rng(seed).normal(size=source).astype(np.float32)
     ours = upsample_align_corners(value, target)

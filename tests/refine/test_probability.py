@@ -18,7 +18,7 @@ def plain_rivals(margin_Ehw, object_E):
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=7), st.integers(0, 2**31))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_rivals_are_a_softmax_over_objects_and_background(objects, seed):
     object_E = np.array(objects)
     margin = np.random.default_rng(seed).normal(0, 4, (len(objects), 2, 3)).astype(np.float32)
@@ -30,7 +30,7 @@ def test_rivals_are_a_softmax_over_objects_and_background(objects, seed):
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.integers(0, 2**31))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_siblings_are_the_mean_over_an_object(objects, seed):
     object_E = np.array(objects)
     margin = np.random.default_rng(seed).normal(0, 4, (len(objects), 2, 2)).astype(np.float32)

@@ -66,7 +66,7 @@ def test_nothing_counted_gives_nothing_known():
 
 
 @given(st.integers(0, 6), st.integers(0, 2**32 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_best_candidate_equals_a_plain_loop(count, seed):
     rng = np.random.default_rng(seed)
     masks, truth = rng.random((count, 4, 5)) < 0.4, rng.random((4, 5)) < 0.5

@@ -88,7 +88,7 @@ def same(refined, expected):
 
 
 @given(cases(), SHARES)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_iom_is_equation_6(case, limit):
     masks, prob = case
     found = ask("iom", look(masks, prob), IomConfig(min_iou=limit))
@@ -96,7 +96,7 @@ def test_iom_is_equation_6(case, limit):
 
 
 @given(cases(), SHARES, SHARES)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_cpi_is_equations_7_or_8(case, inter1, inter2):
     masks, prob = case
     config = CpiConfig(min_label_coverage=inter1, min_mask_coverage=inter2)
@@ -105,7 +105,7 @@ def test_cpi_is_equations_7_or_8(case, inter1, inter2):
 
 
 @given(cases(), SHARES)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_cpi_u_is_equation_7_alone(case, inter1):
     masks, prob = case
     found = ask("cpi-u", look(masks, prob), CpiUConfig(min_label_coverage=inter1))
@@ -113,7 +113,7 @@ def test_cpi_u_is_equation_7_alone(case, inter1):
 
 
 @given(cases(), SHARES)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_cpi_o_is_equation_8_alone(case, inter2):
     masks, prob = case
     found = ask("cpi-o", look(masks, prob), CpiOConfig(min_mask_coverage=inter2))
@@ -121,7 +121,7 @@ def test_cpi_o_is_equation_8_alone(case, inter2):
 
 
 @given(cases(), SHARES, SHARES)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_sepl_keeps_what_no_candidate_covers(case, inter1, inter2):
     masks, prob = case
     config = SeplConfig(min_label_coverage=inter1, min_mask_coverage=inter2)
@@ -132,7 +132,7 @@ def test_sepl_keeps_what_no_candidate_covers(case, inter1, inter2):
 
 
 @given(cases(), SHARES, SHARES, st.sampled_from([0.5, 1.0, 2.0]))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_cpi_with_both_tests_and_a_cap(case, inter1, inter2, cap):
     masks, prob = case
     label = prob > 0.5
@@ -157,7 +157,7 @@ def plain_expected_iou(mask, prob):
 
 
 @given(cases(), SHARES)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_soft_iou_takes_the_best_expected_iou(case, limit):
     masks, prob = case
     scores = [plain_expected_iou(mask, prob) for mask in masks]
@@ -172,7 +172,7 @@ def test_soft_iou_takes_the_best_expected_iou(case, limit):
 
 
 @given(cases())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_voting_decides_cell_by_cell(case):
     masks, prob = case
     found = ask("vote", look(masks, prob), VoteConfig())
@@ -193,7 +193,7 @@ def test_voting_decides_cell_by_cell(case):
 
 
 @given(cases(), st.integers(1, 3))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_best_union_grows_only_by_what_helps(case, parts):
     masks, prob = case
     config = BestUnionConfig(min_expected_iou=0.0, max_parts=parts, min_step=0.0)
@@ -217,7 +217,7 @@ def test_a_gate_passes_over_answers_that_lose_expected_iou():
 
 
 @given(cases())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_pwa_keeps_the_label_and_weighs_by_equation_9(case):
     masks, prob = case
     found = refine(look(masks, prob), parse_chain(links(("pwa", {}, None)), "chain"))
@@ -234,7 +234,7 @@ def test_pwa_weights_are_those_of_the_paper():
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
 @given(case=cases())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_strategy_answers_well_formed_or_not_at_all(name, case):
     """Conformance: whatever joins the dict inherits this."""
     masks, prob = case
@@ -328,7 +328,7 @@ def test_bad_evidence_is_refused():
 
 @pytest.mark.parametrize("name", list(STRATEGIES))
 @given(case=cases(), bits=st.integers(0, 2**20 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_is_counted_in_cells_is_what_is_drawn(name, case, bits):
     """Law: area, expected IoU and overlap with a truth need no pixels."""
     masks, prob = case
@@ -345,7 +345,7 @@ def test_what_is_counted_in_cells_is_what_is_drawn(name, case, bits):
 
 @pytest.mark.parametrize("weight", list(WEIGHTINGS))
 @given(case=cases())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_weight_is_a_share_per_pixel(weight, case):
     masks, prob = case
     chain = parse_chain([ChainLink(strategy="none", weight=weight)], "chain")

@@ -80,7 +80,7 @@ def test_shares_of_the_image_are_another_rule():
     assert found["large"]["sentences"] == (share >= 0.1).sum() > 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), ranks=st.integers(1, 7), cut=st.integers(0, 50))
 def test_the_parts_of_any_ranks_join_to_the_whole(seed, ranks, cut):
     whole = draw_outcomes(seed % 5, count=50)

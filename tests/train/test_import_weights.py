@@ -325,7 +325,7 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, network, entries, message
     assert re.search(message, text), text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_whatever_tensor_is_lost_or_renamed_is_named(data):
     """Law: nothing is silently left random, nothing silently dropped."""

@@ -26,7 +26,7 @@ def test_sums_by_hand():
     assert sums.precision_at(0.5) == 2 / 3  # reached exactly counts, as in LAVT
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_sums_equal_brute_force(seed):
     predicted, truth = draw_masks(seed)
@@ -44,7 +44,7 @@ def test_sums_equal_brute_force(seed):
         assert sums.precision_at(threshold) == np.mean([i >= threshold for i in ious])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_iou_equals_pycocotools(seed):
     predicted, truth = draw_masks(seed)
@@ -61,7 +61,7 @@ def test_iou_equals_pycocotools(seed):
     assert iou_of(*count_pixels(predicted, truth)) == pytest.approx(theirs, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     count=st.integers(0, 60),

@@ -13,7 +13,7 @@ from train.order import deal, draws_at
     st.integers(0, 5), st.integers(0, 2), st.integers(1, 17), st.integers(1, 23),
     st.integers(1, 6), st.integers(0, 6),
 )  # fmt: skip
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_pass_sees_every_sample_once(seed, number, labelled, refined, batch_x, batch_u):
     steps = 2 * max(labelled, refined)
     draws = [

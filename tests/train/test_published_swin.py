@@ -108,7 +108,7 @@ def test_a_position_index_that_an_average_spoilt_is_noted(pair):
     assert f"(first {name}: 3 of 256 entries)" in found.notes[0]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(old=st.integers(2, 9), new=st.integers(2, 9), heads=st.integers(1, 4))
 def test_a_resized_table_is_of_the_new_window_and_keeps_what_is_constant(old, new, heads):
     value = torch.arange(1.0, heads + 1).expand((2 * old - 1) ** 2, heads)

@@ -79,7 +79,7 @@ def test_folder_and_file_give_the_same_and_an_encoder_can_be_pickled(tmp_path):
     assert encoders[0].vocab_size == len(build_vocabulary(SENTENCES))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sentence=st.text(alphabet="abcxyz ,.-'09", max_size=20))
 def test_every_plain_sentence_decomposes(sentence):
     tokens = build_vocabulary([sentence])

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from pipeline.errors import ConfigError, ItemError
 from pipeline.sam.tiny import load_vit_tiny_demo
@@ -27,7 +27,6 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("amg")
 
 
-@settings(deadline=None)
 @given(mask_sets())
 def test_masks_and_scores_come_back(folder, masks):
     size = masks.shape[1:]

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -42,7 +42,6 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("coco")
 
 
-@settings(deadline=None)
 @given(mask_sets(), st.sampled_from([rle, plain_rle]))
 def test_masks_come_back(folder, masks, encode):
     source = one_image(folder, [{"segmentation": encode(mask)} for mask in masks], masks.shape[1:])
@@ -56,7 +55,6 @@ def test_masks_come_back(folder, masks, encode):
         assert mask[y, x]
 
 
-@settings(deadline=None)
 @given(mask_sets(), st.integers(1, 24), st.integers(1, 24))
 def test_masks_of_the_image_are_scaled_to_the_canvas(folder, masks, height, width):
     source = one_image(folder, [{"segmentation": rle(mask)} for mask in masks], masks.shape[1:])
@@ -77,7 +75,6 @@ def test_polygons_are_painted_as_by_pycocotools(tmp_path):
     np.testing.assert_array_equal(found.masks[0], coco.annToMask(coco.anns[0]))
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(-9, 22), min_size=6, max_size=12), min_size=1, max_size=3))
 def test_any_polygons_are_painted_as_by_pycocotools(folder, polygons):
     polygons = [polygon[: len(polygon) // 2 * 2] for polygon in polygons]

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pipeline.exchange.small_masks import (
@@ -84,7 +84,7 @@ def test_every_value_replaced_by_every_other(format_name, tmp_path):
 
 
 @pytest.mark.parametrize("format_name", DOCUMENTS)
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(data=st.data())
 def test_several_values_replaced_at_once(format_name, folder, data):
     file, path = place(format_name, folder)
@@ -120,7 +120,7 @@ def damage(draw, content):
 
 
 @pytest.mark.parametrize("format_name", [*DOCUMENTS, "npz"])
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_damaged_bytes(format_name, folder, data):
     file, path = place(format_name, folder)
@@ -129,7 +129,6 @@ def test_damaged_bytes(format_name, folder, data):
 
 
 @pytest.mark.parametrize("format_name", [*DOCUMENTS, "npz"])
-@settings(deadline=None)
 @given(content=st.binary(max_size=200))
 def test_any_bytes(format_name, folder, content):
     file, path = place(format_name, folder)

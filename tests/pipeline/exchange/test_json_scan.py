@@ -4,7 +4,7 @@ import json
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
@@ -27,7 +27,6 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("scan") / "file.json"
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.text(max_size=4), values, max_size=3),
     st.lists(values, max_size=6),
@@ -52,7 +51,6 @@ def test_elements_are_those_of_json(path, others, images, annotations, chunk, in
             assert json.loads(content[element.start : element.stop]) == element.value
 
 
-@settings(deadline=None)
 @given(st.lists(values, min_size=1, max_size=3), st.integers(1, 20), st.data())
 def test_a_file_cut_anywhere_is_refused(path, images, chunk, data):
     content = json.dumps({"images": images}).encode()
@@ -63,7 +61,6 @@ def test_a_file_cut_anywhere_is_refused(path, images, chunk, data):
             list(scan_sections(path, ("images",)))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=80), st.integers(1, 20))
 def test_any_bytes_are_refused_or_json(path, content, chunk):
     path.write_bytes(b'{"images": [' + content)

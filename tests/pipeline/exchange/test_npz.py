@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ItemError
@@ -24,7 +24,6 @@ def read(folder, size=SIZE):
     return opened("npz", folder, manifest_of(["1.jpg"], [size])).masks_of(0, size)
 
 
-@settings(deadline=None)
 @given(
     mask_sets(),
     st.sampled_from(["bool", "uint8", "255", "fortran", "packed", "dirty"]),

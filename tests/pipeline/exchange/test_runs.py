@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -28,7 +28,6 @@ def test_pairs_by_hand():
     np.testing.assert_array_equal(mask_of_runs(runs, (2, 3)), [[0, 1, 0], [1, 0, 1]])
 
 
-@settings(deadline=None)
 @given(masks)
 def test_pairs_give_the_mask_back(mask):
     pairs = semires_rle(mask)["counts"]
@@ -37,7 +36,6 @@ def test_pairs_give_the_mask_back(mask):
     np.testing.assert_array_equal(painted(pairs, mask.shape), mask)
 
 
-@settings(deadline=None)
 @given(masks)
 def test_counts_give_the_mask_back(mask):
     counts = plain_rle(mask)["counts"]
@@ -52,7 +50,6 @@ def test_runs_that_touch_are_one_run():
     assert runs_of_pairs([], (2, 3)).tolist() == [6]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-2, 30), max_size=8))
 def test_pairs_are_refused_or_painted_as_by_the_released_reader(pairs):
     try:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from pipeline.errors import ItemError
 from tests.pipeline.exchange.small_masks import (
@@ -48,7 +48,6 @@ def test_the_structure_of_the_file_by_hand(tmp_path):
     assert found.predicted_iou.tolist() == found.stability_score.tolist() == [1.0]
 
 
-@settings(deadline=None)
 @given(mask_sets())
 def test_masks_come_back(folder, masks):
     write_refs(folder, r1=masks, r2=masks)
@@ -59,7 +58,6 @@ def test_masks_come_back(folder, masks):
     assert not [note for note in found.notes if "cover no pixel" not in note]
 
 
-@settings(deadline=None)
 @given(mask_sets(max_side=3), mask_sets(max_side=3))
 def test_files_that_differ_are_united(folder, first, second):
     size = (4, 4)

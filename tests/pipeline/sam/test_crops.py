@@ -29,7 +29,7 @@ MASKS = st.tuples(st.integers(1, 14), st.integers(1, 19)).flatmap(
     st.integers(0, 3),
     st.floats(0, 0.9),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_crops_are_the_originals(size, layers, overlap):
     boxes, layer_of = generate_crop_boxes(size, layers, overlap)
     expected = [
@@ -42,7 +42,7 @@ def test_crops_are_the_originals(size, layers, overlap):
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 60)] * 4), min_size=1, max_size=20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_boxes_near_a_crops_edge_are_the_originals(boxes):
     crop, size = Crop(30, 10, 90, 70, 1), (100, 120)
     box = np.array(boxes, np.float32)
@@ -62,7 +62,7 @@ def test_masks_of_a_crop_lie_where_the_crop_lies():
 
 
 @given(MASKS, st.integers(0, 30))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_small_regions_equal_opencvs(mask, min_area):
     pytest.importorskip("cv2")
     for ours, mode in ((fill_holes, "holes"), (drop_islands, "islands")):

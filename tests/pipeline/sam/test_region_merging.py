@@ -55,7 +55,7 @@ def scenes():
 
 
 @given(IMAGES)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_columns_agree_with_the_masks(image):
     found = region_masks(image, GeneratorOptions())
     assert found.masks.shape[1:] == image.shape[:2]
@@ -73,7 +73,7 @@ def test_columns_agree_with_the_masks(image):
 
 
 @given(IMAGES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_two_masks_are_alike(image):
     masks = region_masks(image, GeneratorOptions()).masks
     for number, mask in enumerate(masks):
@@ -81,7 +81,7 @@ def test_no_two_masks_are_alike(image):
 
 
 @given(IMAGES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_overlaps_of_leaf_sets_are_those_of_the_painted_masks(image):
     trees = region_merging._trees(image)
     every = [np.arange(len(tree.area)) for tree in trees]
@@ -97,7 +97,7 @@ def test_overlaps_of_leaf_sets_are_those_of_the_painted_masks(image):
 
 
 @given(IMAGES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_same_image_gives_the_same_bits(image):
     one, two = (columns(region_masks(image.copy(), GeneratorOptions())) for _ in range(2))
     assert all(

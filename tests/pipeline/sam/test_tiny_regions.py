@@ -26,7 +26,7 @@ def masks_and_regions(draw):
 
 
 @given(masks_and_regions())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_mask_takes_what_it_covers_by_more_than_half(given_):
     masks, regions = given_
     found = unpacked(snap_to_regions(np.packbits(masks, axis=2), regions), masks.shape[2])
@@ -39,7 +39,7 @@ def test_a_mask_takes_what_it_covers_by_more_than_half(given_):
 
 
 @given(masks_and_regions(), st.floats(0.1, 1.0))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_two_masks_kept_are_too_much_alike(given_, max_iou):
     masks, _ = given_
     kept = without_duplicates(np.packbits(masks, axis=2), max_iou).tolist()

@@ -50,7 +50,7 @@ def test_line_has_no_samples():
     assert fill_polygon([(0, 1), (3, 1), (5, 1)])[2].shape == (0, 5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(POINTS)
 def test_filling_equals_the_slow_reference(points):
     x, y, inside = fill_polygon(points)
