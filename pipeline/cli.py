@@ -26,12 +26,13 @@ from pipeline.commands import (
 from pipeline.data_config import DataConfig
 from pipeline.engines import Engine
 from pipeline.named_files import refuse_missing
+from pipeline.option_sections import SectionCommand
 from pipeline.places import Place
 from pipeline.records import run_lock
 from pipeline.status_cli import COMMANDS
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=SectionCommand, context_settings=CONTEXT)
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -86,7 +87,7 @@ def prepare_data(
     return report_failures(failures)
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=SectionCommand, context_settings=CONTEXT)
 @click.option(
     "--difference",
     type=click.IntRange(min=1),

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pipeline.commands import CONTEXT, EXIT_ERROR, PlaceType, print_table, run_options, verb
+from pipeline.option_sections import SectionCommand
 from pipeline.places import Place
 
 RUN = click.argument("run", type=PlaceType("folder"))
@@ -41,7 +42,7 @@ def status(*, run: Place) -> int:
     return EXIT_ERROR if any(s.state in ("stale", "damaged") for s in found) else 0
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=SectionCommand, context_settings=CONTEXT)
 @run_options
 @verb
 def plan(*, config: Path, run_dir: Place, overrides: tuple[str, ...]) -> int:

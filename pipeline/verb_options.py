@@ -11,7 +11,12 @@ from pipeline.budget import parse_budget
 from pipeline.engines import ENGINES, Engine
 from pipeline.errors import SemiresError
 from pipeline.locks import Part
+from pipeline.option_sections import SectionOption
 from pipeline.places import Place, is_local, is_url, place, reaching, redacted
+
+_run_option = functools.partial(click.option, cls=SectionOption, section="The run")
+_stage_option = functools.partial(click.option, cls=SectionOption, section="How much of it")
+_engine_option = functools.partial(click.option, cls=SectionOption, section="Where and how it runs")
 
 
 class DiskFile(click.Path):
@@ -65,16 +70,16 @@ class PlaceType(click.ParamType["Place"]):
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add --config, --run-dir, --set: which run a command is about."""
     for option in (
-        click.option(
+        _run_option(
             "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE",
             help="Replace one value of the config; the value is YAML. May be repeated.",
         ),
-        click.option(
+        _run_option(
             "--run-dir", type=PlaceType(), default="runs/demo", metavar="PATH|URL",
             show_default=True,
             help="Where everything of the run lies: a folder, or a URL such as s3://bucket/runs/a.",
         ),
-        click.option(
+        _run_option(
             "--config", type=click.Path(path_type=Path), default=Path("stages.yaml"),
             show_default=True, help="Values of all stages.",
         ),
@@ -90,11 +95,11 @@ def stage_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     wrapped = engine_options(function)
     for option in (
-        click.option("--force", is_flag=True, help="Make it anew, whatever is there."),
-        click.option(
+        _stage_option("--force", is_flag=True, help="Make it anew, whatever is there."),
+        _stage_option(
             "--dry-run", is_flag=True, help="Say what would be done and why; write nothing."
         ),
-        click.option(
+        _stage_option(
             "--limit", type=click.IntRange(min=1), metavar="N",
             help="Work on the first N items only (whole shards).",
         ),
@@ -113,39 +118,39 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     wrapped: Callable[..., Any] = with_engine
     for option in (
-        click.option(
+        _engine_option(
             "--max-failures", metavar="N|P%",
             help="Stop, with exit code 1, when more items than this have failed.",
         ),
-        click.option(
+        _engine_option(
             "--max-shard-seconds", type=float, metavar="S",
             help="End the process of a shard that takes longer to compute, and try again; an item "
             "that hangs is isolated as one that crashes.",
         ),
-        click.option(
+        _engine_option(
             "--lifetime", metavar="TIME",
             help="How long a SLURM worker takes tasks, e.g. 55m; nine tenths of its walltime by "
             "default.",
         ),
-        click.option(
+        _engine_option(
             "--num-shards", type=click.IntRange(min=1), metavar="N",
             help="For the static engine: into how many parts the stage is split.",
         ),
-        click.option(
+        _engine_option(
             "--shard-index", type=click.IntRange(min=0), metavar="I",
             help="For the static engine: the part to do, from 0.",
         ),
-        click.option(
+        _engine_option(
             "--engine", type=click.Choice(list(ENGINES)),
             help="Where to run; by default what the other options say: this process, --workers, "
             "--cluster, or --shard-index.",
         ),
-        click.option(
+        _engine_option(
             "--cluster", metavar="ADDRESS",
             help="Run on the Dask scheduler at this address, e.g. tcp://host:8786.",
         ),
-        click.option(
-            "--workers", type=click.IntRange(min=1), default=1, show_default=True,
+        _engine_option(
+            "--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
             help="Local processes, or SLURM jobs; results do not depend on it.",
         ),
     ):  # fmt: skip

@@ -20,6 +20,7 @@ from pipeline.commands import (
     verb,
 )
 from pipeline.engines import Engine
+from pipeline.option_sections import SectionCommand, SectionGroup
 from pipeline.paths import RunPaths
 from pipeline.places import Place
 from refine import calibration
@@ -73,10 +74,10 @@ def _refine(
     return finish_stage(summary, facts | quality_facts(quality))
 
 
-@click.group(context_settings=CONTEXT, invoke_without_command=True)
+@click.group(cls=SectionGroup, context_settings=CONTEXT, invoke_without_command=True)
 @click.option(
     "--round", "number", type=click.IntRange(min=1), default=1, show_default=True,
-    help="The round whose teacher has predicted.",
+    metavar="R", help="The round whose teacher has predicted.",
 )  # fmt: skip
 @click.option(
     "--strategy",
@@ -100,10 +101,10 @@ def refine_labels(context: click.Context, /, **arguments: Any) -> None:
             raise click.UsageError(f"put options after '{context.invoked_subcommand}'")
 
 
-@refine_labels.command(context_settings=CONTEXT)
+@refine_labels.command(cls=SectionCommand, context_settings=CONTEXT)
 @click.option(
     "--round", "number", type=click.IntRange(min=1), default=1, show_default=True,
-    help="The round for which a strategy is sought.",
+    metavar="R", help="The round for which a strategy is sought.",
 )  # fmt: skip
 @click.option("--apply", is_flag=True, help="Let refine-labels follow the best from now on.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="About N expressions only.")

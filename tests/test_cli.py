@@ -40,6 +40,21 @@ def test_every_verb_explains_itself(name, found):
             assert parameter.help, (name, parameter.name)
 
 
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "inspect-shards"])
+def test_help_lists_a_verbs_own_options_first_and_each_once(name):
+    listed = CliRunner().invoke(command(name), ["-h"], terminal_width=200).output.splitlines()
+    headings = [line for line in listed if line.endswith(":") and not line.startswith(" ")]
+    shared = ["The run:", "How much of it:", "Where and how it runs:"]
+    kept = shared if name in STAGES else [part for part in shared if part in headings]
+    assert [part for part in headings if part != "Commands:"] == ["Options:", *kept]
+    assert listed.index("The run:") < next(
+        number for number, line in enumerate(listed) if line.startswith("  --config PATH ")
+    )
+    for option in command(name).params:
+        rows = [line for line in listed if line.startswith(f"  {option.opts[0]} ")]
+        assert len(rows) == isinstance(option, click.Option), option.opts
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_verb_gives_an_example(name):
     assert f"Example: {name}" in command(name).help

@@ -26,6 +26,7 @@ from pipeline.errors import ConfigError
 from pipeline.folds import Fold, parse_fold
 from pipeline.manifest import SPLITS
 from pipeline.named_files import refuse_missing
+from pipeline.option_sections import SectionCommand
 from pipeline.places import Place
 from pipeline.records import FailedItem
 from train import tables
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 ROUND = click.option(
     "--round", "number", type=click.IntRange(min=0), default=1, show_default=True,
-    help="The round; 0 is the burn-in on labelled data alone.",
+    metavar="R", help="The round; 0 is the burn-in on labelled data alone.",
 )  # fmt: skip
 
 
@@ -58,7 +59,7 @@ FORCE = click.option("--force", is_flag=True, help="Train anew, whatever is ther
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Check config and inputs; write nothing.")
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=SectionCommand, context_settings=CONTEXT)
 @ROUND
 @FOLD
 @stage_options
@@ -108,7 +109,7 @@ def predict_teacher(
     return finish_stage(summary)
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=SectionCommand, context_settings=CONTEXT)
 @ROUND
 @FOLD
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N samples only.")
@@ -166,7 +167,7 @@ def train_student(
     return report_failures(summary.failures)
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=SectionCommand, context_settings=CONTEXT)
 @ROUND
 @click.option(
     "--split", type=click.Choice(SPLITS), default="val", show_default=True,
@@ -226,7 +227,7 @@ def evaluate_student(
     return report_failures(tuple(FailedItem(**failure) for failure in result["failed"]))
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=SectionCommand, context_settings=CONTEXT)
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N",
     help="The first N images of every split only, for trials; the same again to resume.",
@@ -238,8 +239,8 @@ def evaluate_student(
     "--dry-run", is_flag=True,
     help="Say what every step would do, or why it would refuse; write nothing.",
 )  # fmt: skip
-@engine_options
 @run_options
+@engine_options
 @verb
 def run_rounds(
     *,

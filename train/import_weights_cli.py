@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.commands import CONTEXT, DiskFile, Settings, run_options, verb
+from pipeline.option_sections import SectionCommand
 from pipeline.places import Place, is_local
 from train.published.layouts import LAYOUTS
 from train.published.tables import ignored_lines, mapped_lines
@@ -17,7 +18,7 @@ MAX_NAMES = 3
 """Missing tensors that are named."""
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=SectionCommand, context_settings=CONTEXT)
 @click.argument("path", required=False)
 @click.option(
     "--from", "layout", type=click.Choice(list(LAYOUTS)),
