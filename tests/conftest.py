@@ -1,6 +1,7 @@
 """Small jobs that really run: eight generated scenes, the shipped SAM, a very small network."""
 
 import hashlib
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ _ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_sl
 settings.register_profile("same", _ANY_MACHINE, derandomize=True)
 settings.register_profile("search", _ANY_MACHINE, print_blob=True)
 settings.load_profile("same")
+
+# A shell has what it starts in the background ignore ctrl-C, and so would the processes of tests.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL_JOB = """\
 version: 1
