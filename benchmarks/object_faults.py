@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.faults import ITEMS, NULL, SHARD_SIZE, Row, null_hashes, until
+from benchmarks.null_runs import ITEMS, NULL, SHARD_SIZE, Row, null_hashes, until
 from tests import object_server
 
 NUM_SHARDS = ITEMS // SHARD_SIZE

@@ -38,7 +38,7 @@ from object_server import (
     verb,
 )
 
-from benchmarks.faults import workers_of
+from benchmarks.null_runs import workers_of
 from pipeline.cli import inspect_shards
 from pipeline.places import place, remove_tree
 

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import faults
+from benchmarks import null_runs, process_faults
 from pipeline.commands import verb
 from pipeline.disk_errors import line_of, system_error
 from pipeline.errors import StoreError
@@ -21,7 +21,7 @@ from pipeline.verb_options import PlaceType
 
 def run_null(run_dir, *before):
     """Run the null stage; give its end and what it said on stderr that is no progress bar."""
-    command = [*before, *faults.NULL, "--run-dir", str(run_dir)]
+    command = [*before, *null_runs.NULL, "--run-dir", str(run_dir)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -61,7 +61,7 @@ def null_run(whole_run, tmp_path):
 
 
 def test_a_disk_that_is_full_before_the_start_is_one_line(tmp_path):
-    if not faults.mount_small(tmp_path, 64):
+    if not process_faults.mount_small(tmp_path, 64):
         pytest.skip("no right to mount a file system")
     try:
         with pytest.raises(OSError, match="No space"), (tmp_path / "rest").open("wb") as rest:
