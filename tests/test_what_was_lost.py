@@ -125,8 +125,8 @@ def killed_before_the_first_shard(run_dir, config, *options):
     """Run candidates with --force in a process that ends when it begins its first shard."""
     code = (
         "import os, signal, sys\n"
-        "from pipeline import runner\n"
-        "runner._compute_and_write = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from pipeline import shard_task\n"
+        "shard_task._compute_and_write = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from pipeline.cli import sam_candidates; sam_candidates()\n"
     )
     common = ["--config", str(config), "--run-dir", str(run_dir), "--force", *options]

@@ -27,8 +27,9 @@ from pipeline.errors import ItemError, StoreError
 from pipeline.images import read_image
 from pipeline.places import Place, delete, lengths_below, place, reaching, remove_tree
 from pipeline.records import FailedItem, read_done, require_rows
-from pipeline.runner import run_shard, run_stage
+from pipeline.runner import run_stage
 from pipeline.shard_files import delete_shard, shard_files, write_shard
+from pipeline.shard_task import run_shard
 from pipeline.shards import ShardResult
 from pipeline.store import PAYLOAD_CHUNK_BYTES, create_store
 from tests.pipeline.null_stages import SPECS, Slow, columns_of, null_plan

@@ -28,7 +28,8 @@ from pipeline.records import (
     write_done,
 )
 from pipeline.run_contents import describe, read_arrays
-from pipeline.runner import ShardResult, run_shard, run_stage
+from pipeline.runner import ShardResult, run_stage
+from pipeline.shard_task import run_shard
 from pipeline.shards import join_results
 from pipeline.store import ArraySpec, open_store
 

@@ -16,14 +16,14 @@ from pipeline.attempts import ClaimedError, attempts_path, claimed
 from pipeline.errors import StoreError
 from pipeline.preparation import prepared
 from pipeline.records import done_path
-from pipeline.runner import run_shard
+from pipeline.shard_task import run_shard
 from pipeline.shards import ShardResult
 from tests.pipeline.null_stages import Slow, columns_of, null_plan
 
 TWICE = """\
 import sys, time
 from pathlib import Path
-from pipeline.runner import run_shard
+from pipeline.shard_task import run_shard
 from tests.pipeline.null_stages import Slow, null_plan
 folder, plan = Path(sys.argv[1]), null_plan(Path(sys.argv[1]), num_items=120)
 for shard in range(24):
