@@ -8,11 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.collect import Referred
+from pipeline.collected import ImageRows, ObjectRows
 from pipeline.columns import StringColumn
 from pipeline.data_config import LabelledConfig
-from pipeline.labelled import annotated_images, check_leaks, choose_labelled, match_labelled
-from pipeline.manifest import SPLITS, Manifest, manifest_fingerprint
+from pipeline.labelled import (
+    annotated_images,
+    check_leaks,
+    choose_labelled,
+    leaking_images,
+    match_labelled,
+)
+from pipeline.manifest import Manifest, manifest_fingerprint
+
+Rows = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +34,8 @@ class Leaks:
 
 
 def assemble(
-    objects: Sequence[Referred],
+    images: ImageRows,
+    objects: ObjectRows,
     image_root: Path,
     labelled: LabelledConfig,
     wanted: Sequence[str] | None,
@@ -41,7 +50,9 @@ def assemble(
     the draw is the released one.
 
     Args:
-        objects: In the order of the annotations.
+        images: Images of the objects; others are left out.
+        objects: In the order of the annotations. The strings of both are handed over, one column
+            after the other, so that they are not held twice: none are left.
         image_root: Folder of the images; only noted.
         labelled: How the labelled images are chosen.
         wanted: Ids of the images to label, where `labelled` lists them; else None.
@@ -55,22 +66,26 @@ def assemble(
         ConfigError: If the ratio labels no image.
         ManifestError: If truth leaks between parts, or a wanted image is missing.
     """
+    of_image, of_split = objects.numbers("images"), objects.numbers("splits")
+    rows: Rows = np.arange(len(objects), dtype=np.int32)
     leaks = Leaks()
     if drop_leaking:
-        objects, leaks = _without_leaks(objects)
-    ordered, images = _ordered(objects)
-    columns = _columns(ordered, images)
-    image_ids = [image.image_id for image in images]
-    has_truth = np.array([bool(item.rle) for item in ordered], dtype=np.bool_)
+        rows, leaks = _without_leaks(of_image, of_split, len(images))
+    object_rows, image_rows = _ordered(of_image, of_split, rows)
+    columns = _columns(images, objects, object_rows, image_rows)
     annotated = annotated_images(
-        columns["object_image"], columns["object_split"], has_truth, len(images)
+        columns["object_image"],
+        columns["object_split"],
+        columns["object_rle"].lengths() > 0,
+        len(image_rows),
     )
     candidates = np.flatnonzero(annotated)
-    names = [image_ids[row] for row in candidates]
-    image_labelled = np.zeros(len(images), dtype=np.bool_)
-    image_labelled[candidates] = _labelled(names, labelled, wanted, trial=trial)
+    image_labelled = np.zeros(len(image_rows), dtype=np.bool_)
+    image_labelled[candidates] = _labelled(
+        columns["image_id"].take(candidates), labelled, wanted, trial=trial
+    )
     check_leaks(
-        image_ids=image_ids,
+        image_ids=columns["image_id"],
         image_labelled=image_labelled,
         object_image=columns["object_image"],
         object_split=columns["object_split"],
@@ -80,53 +95,72 @@ def assemble(
     return Manifest(image_root=image_root, fingerprint=fingerprint, **columns), leaks
 
 
-def _without_leaks(objects: Sequence[Referred]) -> tuple[list[Referred], Leaks]:
-    held_out = {item.image for item in objects if item.split != "train"}
-    leaking = [item for item in objects if item.split == "train" and item.image in held_out]
-    kept = [item for item in objects if item.split != "train" or item.image not in held_out]
-    return kept, Leaks(images=len({item.image for item in leaking}), objects=len(leaking))
+def _without_leaks(of_image: Rows, of_split: Rows, num_images: int) -> tuple[Rows, Leaks]:
+    """Give the rows of objects that may stay: of other splits, or on images of train alone."""
+    leaking = leaking_images(of_image, of_split, num_images)
+    leave = leaking[of_image] & (of_split == 0)
+    return np.flatnonzero(~leave), Leaks(images=int(leaking.sum()), objects=int(leave.sum()))
 
 
-def _ordered(objects: Sequence[Referred]) -> tuple[list[Referred], list[Referred]]:
-    """Sort objects by image, images by split and first appearance; give each image's first too."""
-    by_split = sorted(objects, key=lambda item: SPLITS.index(item.split))
-    first: dict[str, Referred] = {}
-    for item in by_split:
-        first.setdefault(item.image, item)
-    row = {image: number for number, image in enumerate(first)}
-    return sorted(by_split, key=lambda item: row[item.image]), list(first.values())
+def _ordered(of_image: Rows, of_split: Rows, rows: Rows) -> tuple[Rows, Rows]:
+    """Sort objects by image, and images by split and first appearance.
+
+    Args:
+        of_image: Image row of every object.
+        of_split: Split of every object.
+        rows: Objects to sort, rising.
+
+    Returns:
+        `rows` in their new order; the rows of their images, once each, in theirs.
+    """
+    by_split = rows[np.argsort(of_split[rows], kind="stable")]
+    named, first = np.unique(of_image[by_split], return_index=True)
+    place = np.empty(len(named), dtype=np.int32)
+    by_appearance = np.argsort(first)
+    place[by_appearance] = np.arange(len(named))
+    # `named` rises, so that the place of an object's image is found by bisection.
+    place_of_object = place[np.searchsorted(named, of_image[by_split])]
+    return by_split[np.argsort(place_of_object, kind="stable")], named[by_appearance]
 
 
-def _columns(ordered: Sequence[Referred], images: Sequence[Referred]) -> dict[str, Any]:
-    """Give all columns but `image_labelled`."""
-    row = {image.image: number for number, image in enumerate(images)}
-    num_expressions = [len(item.expressions) for item in ordered]
-    sizes = np.array([image.size for image in images], dtype=np.int32)
+def _columns(
+    images: ImageRows,
+    objects: ObjectRows,
+    object_rows: Rows,
+    image_rows: Rows,
+) -> dict[str, Any]:
+    """Give all columns but `image_labelled`, of some rows; the strings are handed over."""
+    of_image, counts = objects.numbers("images"), objects.numbers("num_expressions")
+    place = np.zeros(len(images), dtype=np.int32)
+    place[image_rows] = np.arange(len(image_rows), dtype=np.int32)
+    num_objects = np.arange(len(object_rows), dtype=np.int32)
+    each_image, each_object = np.ones_like(image_rows), np.ones_like(object_rows)
+    first = np.cumsum(counts, dtype=np.int64) - counts
     return {
-        "image_id": StringColumn.from_strings(image.image_id for image in images),
-        "image_path": StringColumn.from_strings(image.image for image in images),
-        "image_sha256": StringColumn.from_strings(image.image_sha256 for image in images),
-        "image_size": sizes.reshape(-1, 2),
-        "object_id": StringColumn.from_strings(item.object_id for item in ordered),
-        "object_image": np.array([row[item.image] for item in ordered], dtype=np.int32),
-        "object_category": StringColumn.from_strings(item.category for item in ordered),
-        "object_split": np.array([SPLITS.index(item.split) for item in ordered], dtype=np.uint8),
-        "object_rle": StringColumn.from_strings(item.rle for item in ordered),
-        "expression_object": np.repeat(np.arange(len(ordered), dtype=np.int32), num_expressions),
-        "expression_text": StringColumn.from_strings(
-            text for item in ordered for text in item.expressions
+        "image_id": images.ids.hand_over_runs(image_rows, each_image),
+        "image_path": images.paths.hand_over_runs(image_rows, each_image),
+        "object_id": objects.ids.hand_over_runs(object_rows, each_object),
+        "object_category": objects.categories.hand_over_runs(object_rows, each_object),
+        "object_rle": objects.rles.hand_over_runs(object_rows, each_object),
+        "expression_text": objects.expressions.hand_over_runs(
+            first[object_rows], counts[object_rows]
         ),
+        "image_sha256": images.sha256_at(image_rows),
+        "image_size": images.sizes_at(image_rows),
+        "object_image": place[of_image[object_rows]],
+        "object_split": objects.numbers("splits")[object_rows],
+        "expression_object": np.repeat(num_objects, counts[object_rows]),
     }
 
 
 def _labelled(
-    names: Sequence[str], config: LabelledConfig, wanted: Sequence[str] | None, *, trial: bool
+    names: StringColumn, config: LabelledConfig, wanted: Sequence[str] | None, *, trial: bool
 ) -> npt.NDArray[np.bool_]:
     """Choose among the annotated training images, shape (len(names),), bool."""
     if wanted is not None:
         # A limited run holds few of the images that a list names.
-        return match_labelled(names, sorted(set(wanted) & set(names)) if trial else wanted)
-    if config.ratio is None or (trial and not names):
+        return match_labelled(names, sorted(set(wanted).intersection(names)) if trial else wanted)
+    if config.ratio is None or (trial and not len(names)):
         return np.zeros(len(names), dtype=np.bool_)
     ratio = max(config.ratio, 1 / len(names)) if trial else config.ratio
     return choose_labelled(names, ratio, config.seed)

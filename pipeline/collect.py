@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.collected import UNREAD, UNUSABLE, ImageRows, ObjectRows
 from pipeline.columns import file_sha256
 from pipeline.containment import LinkError, check_inside, check_regular
 from pipeline.data_config import DataConfig
 from pipeline.errors import ItemError
 from pipeline.found_values import why
-from pipeline.images import ImageFacts, read_size
+from pipeline.images import read_size
 from pipeline.manifest import SPLITS
 from pipeline.readers.base import Failure, Progress, Record, Source
 from pipeline.segmentation import encode_segmentation
@@ -24,45 +25,17 @@ MAX_REASON = 500
 """Characters of a failure's reason."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Referred:
-    """One object that passed every check."""
-
-    image: str
-    """Path relative to the image root."""
-    image_id: str
-    """Name of the image."""
-    image_sha256: str
-    """sha256 of the image file's bytes, hex."""
-    size: tuple[int, int]
-    """Upright (H, W) of the image file, pixels."""
-    object_id: str
-    """Name of the object."""
-    category: str
-    """Name of its category, "" if unknown."""
-    split: str
-    """One of `SPLITS`."""
-    expressions: tuple[str, ...]
-    """At least one, none empty."""
-    rle: bytes
-    """Compressed COCO counts at `size`; empty = no truth known."""
-
-
 @dataclass(slots=True)
 class Collection:
     """What has been read so far."""
 
-    objects: list[Referred] = field(default_factory=list)
+    objects: ObjectRows = field(default_factory=ObjectRows)
+    """Usable objects."""
+    images: ImageRows = field(default_factory=ImageRows)
+    """The files that objects name, those that cannot be used too."""
+    num_kept: list[int] = field(default_factory=lambda: [0] * len(SPLITS))
+    """Images with a usable object, by split."""
     failures: list[Failure] = field(default_factory=list)
-    images: dict[str, ImageFacts | None] = field(default_factory=dict)
-    """By path; None = the file cannot be used."""
-    image_sha256: dict[str, str] = field(default_factory=dict)
-    """By path, of usable files."""
-    image_ids: dict[str, str] = field(default_factory=dict)
-    """By path."""
-    object_ids: set[str] = field(default_factory=set)
-    images_of: dict[str, set[str]] = field(default_factory=dict)
-    """Split to usable images."""
 
 
 def collect(
@@ -98,78 +71,74 @@ def _add(
     collection: Collection, record: Record, source: Source, config: DataConfig, limit: int | None
 ) -> None:
     """Add one object, or raise ItemError; one on an unusable image goes with its image."""
-    _check_names(collection, record)
-    kept = collection.images_of.setdefault(record.split, set())
-    if limit is not None and len(kept) >= limit and record.image not in kept:
+    images, objects = collection.images, collection.objects
+    image = _named_image(images, record)
+    split = SPLITS.index(record.split)
+    is_kept = images.kept_in[image] >> split & 1
+    if limit is not None and collection.num_kept[split] >= limit and not is_kept:
         return
-    facts = _facts(collection, record, source, config)
-    if facts is None:
+    if images.states[image] == UNREAD:
+        _read_image(collection, image, record, source, config)
+    if images.states[image] == UNUSABLE:
         return
-    _check_size(record, facts)
+    size = images.size_of(image)
+    _check_size(record, size, images.raw_size_of(image))
     rle = b""
     if record.segmentation is not None:
         _check_shape(record, source, config)
-        rle = encode_segmentation(record.segmentation, facts.size, source.mask_root)
+        rle = encode_segmentation(record.segmentation, size, source.mask_root)
     elif record.split != "train":
         raise ItemError(f"expected a segmentation, found none; {record.split} needs the truth")
     expressions = _expressions(collection, record, config.max_words)
     if not expressions:
         raise ItemError("expected at least one usable expression, found none")
-    if record.object_id in collection.object_ids:
+    if objects.ids.row_of(record.object_id) is not None:
         raise ItemError(f"expected every object id once, found {record.object_id!r} again")
-    collection.object_ids.add(record.object_id)
-    kept.add(record.image)
-    collection.objects.append(
-        Referred(
-            image=record.image,
-            image_id=record.image_id,
-            image_sha256=collection.image_sha256[record.image],
-            size=facts.size,
-            object_id=record.object_id,
-            category=record.category,
-            split=record.split,
-            expressions=expressions,
-            rle=rle,
-        )
+    collection.num_kept[split] += not is_kept
+    images.kept_in[image] |= 1 << split
+    objects.append(
+        record.object_id,
+        image=image,
+        split=split,
+        category=record.category,
+        rle=rle,
+        expressions=expressions,
     )
 
 
-def _check_names(collection: Collection, record: Record) -> None:
+def _named_image(images: ImageRows, record: Record) -> int:
+    """Give the row of a record's image, its names checked."""
     names = (record.image, record.image_id, record.object_id, record.category)
     if not all(map(_storable, names)):
         raise ItemError("expected names in Unicode, found half a surrogate pair")
     if record.split not in SPLITS:
         raise ItemError(f"expected a split of {', '.join(SPLITS)}, found {record.split!r:.60}")
     # Otherwise one picture could be labelled under one id and unlabelled under the other.
-    image_id = collection.image_ids.setdefault(record.image, record.image_id)
+    row = images.row_of(record.image, record.image_id)
+    image_id = images.ids[row]
     if image_id != record.image_id:
         raise ItemError(
             f"expected one id per image file, found {image_id!r} and {record.image_id!r} for "
             f"{record.image}"
         )
+    return row
 
 
-def _facts(
-    collection: Collection, record: Record, source: Source, config: DataConfig
-) -> ImageFacts | None:
-    """Give size and oddities of the image.
-
-    It is read and hashed once, and recorded once if it is unusable or odd.
-    """
-    if record.image not in collection.images:
-        facts: ImageFacts | None = None
-        try:
-            check_inside(source.image_root, record.image, config.links_into)
-            facts = read_size(source.image_root / record.image)
-            collection.image_sha256[record.image] = _sha256(source.image_root / record.image)
-            if facts.notes:
-                _fail(collection, record, f"converted: {', '.join(facts.notes)}", note=True)
-        except ItemError as error:
-            facts = None
-            reason = f"{why(error, MAX_REASON)}; all objects of the image are left out"
-            _fail(collection, record, reason, leads_to=_leads_to(error))
-        collection.images[record.image] = facts
-    return collection.images[record.image]
+def _read_image(
+    collection: Collection, row: int, record: Record, source: Source, config: DataConfig
+) -> None:
+    """Read and hash an image when an object names it first; record what is unusable or odd."""
+    path = source.image_root / record.image
+    try:
+        check_inside(source.image_root, record.image, config.links_into)
+        facts = read_size(path)
+        collection.images.put(row, facts, _sha256(path))
+        if facts.notes:
+            _fail(collection, record, f"converted: {', '.join(facts.notes)}", note=True)
+    except ItemError as error:
+        collection.images.states[row] = UNUSABLE
+        reason = f"{why(error, MAX_REASON)}; all objects of the image are left out"
+        _fail(collection, record, reason, leads_to=_leads_to(error))
 
 
 def _sha256(path: Path) -> str:
@@ -179,11 +148,12 @@ def _sha256(path: Path) -> str:
         raise ItemError(f"expected a whole image, found {error.strerror} in {path}") from error
 
 
-def _check_size(record: Record, facts: ImageFacts) -> None:
-    if record.size is None or record.size == facts.size:
+def _check_size(record: Record, upright: tuple[int, int], stored: tuple[int, int]) -> None:
+    """Check the (H, W) that the annotation claims, if it does, against that of the file."""
+    if record.size is None or record.size == upright:
         return
-    claimed, found = ("x".join(map(str, size)) for size in (record.size, facts.size))
-    if record.size == facts.raw_size:
+    claimed, found = ("x".join(map(str, size)) for size in (record.size, upright))
+    if record.size == stored:
         raise ItemError(
             f"expected annotations at the upright size {found} (HxW), found them at {claimed}, "
             "before EXIF rotation; rotate the annotations or drop the EXIF orientation"

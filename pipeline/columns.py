@@ -66,6 +66,58 @@ class StringColumn:
         """Give the bytes of every row, shape (rows,), int64."""
         return np.diff(self.offsets)
 
+    def take(self, rows: npt.NDArray[np.integer]) -> "StringColumn":
+        """Give a column of some rows, shape (n,), in the order in which they are named.
+
+        No row becomes a Python string. It is this column if all rows are named in their order.
+        """
+        first, end = joined_runs(rows, np.ones(len(rows), dtype=np.int32))
+        if self.is_whole(first, end):
+            return self
+        low, high = self.offsets[first], self.offsets[end]
+        data = np.empty(int((high - low).sum()), dtype=np.uint8)
+        size = 0
+        for begin, length in zip(low, high - low, strict=True):
+            data[size : size + length] = self.data[begin : begin + length]
+            size += length
+        return StringColumn(data, self.offsets_of(first, end))
+
+    def is_whole(self, first: npt.NDArray[np.integer], end: npt.NDArray[np.integer]) -> bool:
+        """Tell whether runs are one, of all rows."""
+        return len(first) == 1 and first[0] == 0 and end[0] == len(self)
+
+    def offsets_of(
+        self, first: npt.NDArray[np.integer], end: npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.int64]:
+        """Give the offsets of a column of runs of rows [first, end), one after the other."""
+        offsets = np.zeros(int((end - first).sum()) + 1, dtype=np.int64)
+        row = 0
+        for run in map(slice, first, end + 1):
+            ends = self.offsets[run]
+            count = len(ends) - 1
+            offsets[row + 1 : row + 1 + count] = ends[1:] + (offsets[row] - ends[0])
+            row += count
+        return offsets
+
+
+def joined_runs(
+    first: npt.NDArray[np.integer], lengths: npt.NDArray[np.integer]
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
+    """Join runs of rows where one begins at the end of the one before.
+
+    Args:
+        first: First row of every run, shape (n,), from 0.
+        lengths: Rows of every run, shape (n,).
+
+    Returns:
+        First row, and the row after the last, of every joined run, in the order of `first`.
+    """
+    end = first + lengths
+    is_first, is_last = np.ones((2, len(first)), dtype=np.bool_)
+    is_first[1:] = first[1:] != end[:-1]
+    is_last[:-1] = is_first[1:]
+    return first[is_first], end[is_last]
+
 
 def column_arrays(
     columns: Mapping[str, npt.NDArray[Any] | StringColumn],

@@ -7,17 +7,20 @@ RefTeacher's `pick_part_dataset`): floor(ratio * images) ids drawn by `random.sa
 
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.columns import StringColumn
 from pipeline.errors import ConfigError, ManifestError
 
+Names = Sequence[str] | StringColumn
 _SHOWN = 5
 
 
-def choose_labelled(image_ids: Sequence[str], ratio: float, seed: int = 0) -> npt.NDArray[np.bool_]:
+def choose_labelled(image_ids: Names, ratio: float, seed: int = 0) -> npt.NDArray[np.bool_]:
     """Draw the labelled images by the released rule.
 
     Departs from the released code in one place: its own generator is used, seeded alike, so that
@@ -36,10 +39,8 @@ def choose_labelled(image_ids: Sequence[str], ratio: float, seed: int = 0) -> np
         ManifestError: If an id stands there twice.
     """
     count = len(image_ids)
-    if len(set(image_ids)) != count:
-        raise ManifestError(
-            f"expected every image id once, found {count - len(set(image_ids))} again"
-        )
+    if again := sum(times - 1 for times in _repeated(image_ids).values()):
+        raise ManifestError(f"expected every image id once, found {again} again")
     if not count:
         raise ConfigError(
             "data.labelled.ratio: expected training images with the masks of all their objects, "
@@ -58,7 +59,7 @@ def choose_labelled(image_ids: Sequence[str], ratio: float, seed: int = 0) -> np
     return labelled
 
 
-def match_labelled(image_ids: Sequence[str], wanted: Sequence[str]) -> npt.NDArray[np.bool_]:
+def match_labelled(image_ids: Names, wanted: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Mark the images that a list names.
 
     Args:
@@ -71,7 +72,7 @@ def match_labelled(image_ids: Sequence[str], wanted: Sequence[str]) -> npt.NDArr
     Raises:
         ManifestError: If an id is not among the images.
     """
-    missing = sorted(set(wanted) - set(image_ids))
+    missing = sorted(set(wanted).difference(image_ids))
     if missing:
         raise ManifestError(
             f"expected all {len(set(wanted))} labelled ids among {len(image_ids)} annotated "
@@ -79,7 +80,7 @@ def match_labelled(image_ids: Sequence[str], wanted: Sequence[str]) -> npt.NDArr
             "take them off the list or repair their images and masks"
         )
     chosen = set(wanted)
-    return np.array([name in chosen for name in image_ids], dtype=np.bool_)
+    return np.fromiter((name in chosen for name in image_ids), np.bool_, len(image_ids))
 
 
 def annotated_images(
@@ -106,13 +107,13 @@ def annotated_images(
 
 
 def leaking_images(
-    object_image: npt.NDArray[np.int32], object_split: npt.NDArray[np.uint8], num_images: int
+    object_image: npt.NDArray[np.integer], object_split: npt.NDArray[np.integer], num_images: int
 ) -> npt.NDArray[np.bool_]:
     """Mark the images with objects both in train and in another split.
 
     Args:
-        object_image: Image row of every object, shape (O,), int32.
-        object_split: Split of every object, shape (O,), uint8; 0 is train.
+        object_image: Image row of every object, shape (O,), integers.
+        object_split: Split of every object, shape (O,), integers; 0 is train.
         num_images: I.
 
     Returns:
@@ -127,7 +128,7 @@ def leaking_images(
 
 def check_leaks(
     *,
-    image_ids: Sequence[str],
+    image_ids: Names,
     image_labelled: npt.NDArray[np.bool_],
     object_image: npt.NDArray[np.int32],
     object_split: npt.NDArray[np.uint8],
@@ -144,26 +145,41 @@ def check_leaks(
         ManifestError: If an image stands there twice, is in train and in another split, or is
             labelled without being in train; names ids and counts.
     """
-    names = np.array(image_ids, dtype=object)
-    unique, counts = np.unique(names.astype(str), return_counts=True)
-    if (counts > 1).any():
-        twice = unique[counts > 1].tolist()
+    if twice := sorted(_repeated(image_ids)):
         raise ManifestError(f"expected every image once, found {len(twice)} twice ({_some(twice)})")
-    leaking = leaking_images(object_image, object_split, len(names))
+    leaking = leaking_images(object_image, object_split, len(image_ids))
     if leaking.any():
         raise ManifestError(
             f"expected no training image in another split, found {int(leaking.sum())} in both "
-            f"({_some(names[leaking].tolist())}); set data.drop_leaking to true to leave out "
+            f"({_marked(image_ids, leaking)}); set data.drop_leaking to true to leave out "
             "their training objects"
         )
-    in_train = np.zeros(len(names), dtype=np.bool_)
+    in_train = np.zeros(len(image_ids), dtype=np.bool_)
     in_train[object_image[object_split == 0]] = True
     outside = image_labelled & ~in_train
     if outside.any():
         raise ManifestError(
             f"expected labelled images in train only, found {int(outside.sum())} elsewhere "
-            f"({_some(names[outside].tolist())})"
+            f"({_marked(image_ids, outside)})"
         )
+
+
+def _repeated(names: Names) -> Counter[str]:
+    """Give the names that stand there more than once, and how often.
+
+    A set of all names would take 100 bytes each and more: 8 of each are compared first, and then
+    the names of which those are alike.
+    """
+    hashes = np.fromiter(map(hash, names), np.int64, len(names))
+    values, times = np.unique(hashes, return_counts=True)
+    alike = np.flatnonzero(np.isin(hashes, values[times > 1]))
+    counted = Counter(names[row] for row in alike.tolist())
+    return Counter({name: count for name, count in counted.items() if count > 1})
+
+
+def _marked(names: Names, mask: npt.NDArray[np.bool_]) -> str:
+    """Name a few of those that are marked."""
+    return _some([names[row] for row in np.flatnonzero(mask)[: _SHOWN + 1].tolist()])
 
 
 def _some(names: Sequence[str]) -> str:

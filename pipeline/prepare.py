@@ -124,6 +124,8 @@ def _write(
         source = READERS[config.reader](config, work, workers, progress)
         collection = collect(source, config, limit=limit, progress=progress)
         manifest, leaks = _assembled(collection, source.image_root, config, limit is not None)
+        failures = collection.failures
+        del collection  # what the manifest does not need of it takes memory
         if same_as is not None and same_as.fingerprint != manifest.fingerprint:
             raise ManifestError(
                 f"{folder} was made with another data.links_into, with which it has "
@@ -131,8 +133,8 @@ def _write(
                 f"{manifest.num_images} and {manifest.num_objects}; choose a new --run-dir, or add "
                 "--force to replace it"
             )
-        description = {**request} | facts_of(manifest, collection.failures, leaks)
-        extra = {FAILURES: failure_lines(collection.failures)}
+        description = {**request} | facts_of(manifest, failures, leaks)
+        extra = {FAILURES: failure_lines(failures)}
         moved = work != run_dir and config.reader == "scenes"
         if moved:
             manifest = dataclasses.replace(manifest, image_root=run_dir / SCENES)
@@ -154,6 +156,7 @@ def _assembled(
     _refuse_empty(collection, image_root)
     try:
         manifest, leaks = assemble(
+            collection.images,
             collection.objects,
             image_root,
             config.labelled,
@@ -210,10 +213,7 @@ def refuse_other(folder: Place, request: Mapping[str, Any]) -> None:
     Raises:
         ManifestError: Names the differences, or that the description is damaged.
     """
-    try:
-        found = read_description(folder)
-    except ManifestError as error:
-        raise ManifestError(f"{error} (delete {folder} to prepare the data again)") from error
+    found = read_description(folder)
     lines = [
         line for key, value in request.items() for line in differences(found.get(key), value, key)
     ]
@@ -290,7 +290,7 @@ def _scenes_of(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_empty(collection: Collection, image_root: Path) -> None:
-    if collection.objects:
+    if len(collection.objects):
         return
     failed = [failure for failure in collection.failures if failure.severity == "failed"]
     links, why = links_item(failed), ""

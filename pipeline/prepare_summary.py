@@ -205,11 +205,14 @@ def failures_of_manifest(run_dir: Place) -> list[Failure]:
 
 def failure_lines(failures: Sequence[Failure]) -> bytes:
     """Give the content of failures.jsonl, which `read_failures` reads."""
-    entries = [to_plain(failure) for failure in failures]
-    for entry in entries:
-        if not entry["leads_to"]:
-            del entry["leads_to"]
-    return "".join(json.dumps(entry) + "\n" for entry in entries).encode()
+    return b"".join(map(_line_of, failures))
+
+
+def _line_of(failure: Failure) -> bytes:
+    entry = to_plain(failure)
+    if not entry["leads_to"]:
+        del entry["leads_to"]
+    return f"{json.dumps(entry)}\n".encode()
 
 
 def _failure(entry: Any) -> Failure:

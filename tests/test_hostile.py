@@ -286,7 +286,7 @@ def test_no_name_of_an_image_leads_out_of_the_root(trap, reader):
     names = [str(trap.parent / "outside.png") if n == "ABSOLUTE" else n for n in OUTSIDE]
     config, source = opened(reader, trap, [*names, "good.png", "inner.png"])
     found = collect(source, config, limit=None, progress=None)
-    assert [item.image for item in found.objects] == ["good.png", "inner.png"]
+    assert [found.images.paths[row] for row in found.objects.images] == ["good.png", "inner.png"]
     if reader == "jsonl":  # which tidies names, and an image fails once
         names = ["", *{posixpath.normpath(name) for name in names if name}]
     assert len(found.failures) == len(names)
@@ -303,7 +303,7 @@ def test_a_listed_folder_relaxes_nothing_but_links(trap, reader):
     config = replace(config, links_into=(trap.parent,))
     found = collect(source, config, limit=None, progress=None)
     expected = ["linked.png", "linked/outside.png", "chain.png", "good.png"]
-    assert [item.image for item in found.objects] == expected
+    assert [found.images.paths[row] for row in found.objects.images] == expected
     led = {failure.file for failure in found.failures if failure.leads_to}
     assert led <= {"linked/../outside.png"}
 
@@ -317,7 +317,7 @@ def test_no_name_of_a_mask_leads_out_of_its_folder(trap):
     config = jsonl_config(trap, lines)
     source = READERS["jsonl"](config, trap, 1, None)
     found = collect(source, config, limit=None, progress=None)
-    assert [item.object_id for item in found.objects] == [f"thing-{len(names)}"]
+    assert list(found.objects.ids) == [f"thing-{len(names)}"]
     assert len(found.failures) == len(names)
 
 
@@ -507,7 +507,7 @@ def test_a_hostile_line_is_a_failure_and_the_next_is_read(tmp_path):
     config = jsonl_config(tmp_path, [*hostile, line("good.png", 1)])
     found = collect(READERS["jsonl"](config, tmp_path, 1, None), config, limit=None, progress=None)
     assert len(found.failures) == len(hostile)
-    assert [item.image for item in found.objects] == ["good.png"]
+    assert [found.images.paths[row] for row in found.objects.images] == ["good.png"]
     assert all("\n" not in failure.reason for failure in found.failures)
 
 

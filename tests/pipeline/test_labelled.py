@@ -1,12 +1,14 @@
 """The labelled images are those of the released rule, and nothing leaks."""
 
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.columns import StringColumn
 from pipeline.data_config import DataConfig
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.labelled import (
@@ -112,7 +114,48 @@ def test_an_id_that_stands_twice_is_refused():
         choose_labelled(["a", "a"], 0.5)
 
 
+@given(st.lists(st.text("ab", max_size=3), max_size=20))
+def test_ids_that_stand_twice_are_counted_in_lists_and_columns(ids):
+    expected = len(ids) - len(set(ids))
+    for names in (ids, StringColumn.from_strings(ids)):
+        if not expected and ids:
+            assert choose_labelled(names, 1.0).tolist() == [True] * len(ids)
+        elif ids:
+            with pytest.raises(ManifestError, match=f"found {expected} again"):
+                choose_labelled(names, 1.0)
+
+
+class Alike(str):
+    """Text whose hash is that of all others."""
+
+    __slots__ = ()
+
+    def __hash__(self):
+        return 1
+
+
+def test_ids_of_the_same_hash_are_not_taken_for_the_same():
+    leaks(image_ids=[Alike(name) for name in IDS])
+    with pytest.raises(ManifestError, match="found 1 again"):
+        choose_labelled([Alike("a"), Alike("b"), Alike("a")], 1.0)
+
+
+def test_one_long_id_does_not_make_all_ids_long():
+    names = [*map(str, range(200)), "x" * 100_000]
+    labelled = [False] * len(names)
+    rows = range(len(names))
+    tracemalloc.start()
+    try:
+        leaks(image_ids=names, labelled=labelled, images=rows, splits=[0] * len(names))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 5 << 20
+
+
 def test_listed_ids_are_matched():
+    column = StringColumn.from_strings(IDS)
+    assert match_labelled(column, ["c", "a"]).tolist() == [True, False, True]
     assert match_labelled(IDS, ["c", "a", "a"]).tolist() == [True, False, True]
     with pytest.raises(ManifestError, match=r"found 2 that are not \(x, y\)"):
         match_labelled(IDS, ["a", "y", "x"])
