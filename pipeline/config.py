@@ -4,11 +4,13 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from pipeline.credentials import holds_credentials
 from pipeline.errors import ConfigError
 from pipeline.found_values import shown
 from pipeline.places import is_url, redacted
@@ -18,6 +20,7 @@ SECTIONS = ("data", "candidates", "teacher", "refine", "calibrate", "train", "ev
 """The sections of stages.yaml, one per stage, besides `version`."""
 
 VERSION = 1
+_NAME = re.compile(r"[a-z_0-9]+(\.[a-z_0-9]+)*")
 
 T = TypeVar("T")
 
@@ -33,8 +36,12 @@ def load_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, dict[s
         One mapping per section of `SECTIONS`, empty where the file has none.
 
     Raises:
-        ConfigError: If the file cannot be read, has an unknown section or another version.
+        ConfigError: If the file cannot be read, has an unknown section or another version, or if
+            it or an override holds credentials: a config is printed, and kept with what it made.
     """
+    for override in overrides:
+        for part in (override, override.partition("=")[2]):
+            _refuse_credentials(part, f"--set {_name_in(override)}")
     document = _read_yaml(path)
     version = document.pop("version", None)
     if version != VERSION:
@@ -62,12 +69,28 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give --config") from error
     except ValueError as error:  # no UTF-8, or a name that no file can have
         raise ConfigError(f"{shown(str(path), 300)}: not UTF-8 text") from error
+    for number, line in enumerate(text.splitlines(), 1):  # first: what is no YAML is quoted
+        _refuse_credentials(line, f"{path}: line {number}")
     document = parse_yaml(text, str(path))
     if not isinstance(document, dict):
         raise ConfigError(
             f"{path}: expected a mapping of sections, found {type(document).__name__}"
         )
     return cast("dict[str, Any]", document)
+
+
+def _refuse_credentials(text: str, where: str) -> None:
+    if holds_credentials(text):
+        raise ConfigError(
+            f"{where}: expected no credentials, found a URL with some in it; copy the files to a "
+            "disk, or leave credentials to the environment"
+        )
+
+
+def _name_in(override: str) -> str:
+    """Give the name of an override, if it is one: what else stands there may be a secret."""
+    name = override.partition("=")[0]
+    return name if _NAME.fullmatch(name) else "…"
 
 
 def _apply(document: dict[str, Any], override: str) -> None:
@@ -127,6 +150,8 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value in get_args(hint) and not isinstance(value, bool):
             return value
+        if isinstance(value, str):
+            _check_text(value, where)
         choices = ", ".join(map(repr, get_args(hint)))
         raise ConfigError(f"{where}: expected one of {choices}, found {shown(value)}")
     if origin in (tuple, dict):
@@ -166,10 +191,10 @@ def _parse_container(hint: Any, value: Any, where: str) -> Any:
 
 
 def _parse_scalar(hint: Any, value: Any, where: str) -> Any:
-    if isinstance(value, str):
-        _check_text(value, where)
     if hint is Path and isinstance(value, str):
         return _parse_path(value, where)
+    if isinstance(value, str):
+        _check_text(value, where)
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     if is_integer and not -(2**63) <= value < 2**64:
         raise ConfigError(f"{where}: expected a number of 64 bits, found {shown(value)}")
@@ -188,6 +213,7 @@ def _parse_path(value: str, where: str) -> Path:
             f"{where}: expected a path on a disk, found the URL {shown(redacted(value))}; copy "
             "the files to a disk, or mount them there"
         )
+    _check_text(value, where)
     try:
         return Path(value).expanduser()
     except RuntimeError as error:
@@ -197,7 +223,8 @@ def _parse_path(value: str, where: str) -> Path:
 
 
 def _check_text(value: str, where: str) -> None:
-    """Refuse text that no file and no file name can hold."""
+    """Refuse text that no file and no file name can hold, or that nobody may read."""
+    _refuse_credentials(value, where)
     if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ConfigError(f"{where}: expected Unicode text, found {shown(value)}")
 
@@ -245,5 +272,5 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True)
+    text = redacted(json.dumps(value, sort_keys=True))  # of an older version's plan it may tell
     return text if len(text) <= 60 else text[:57] + "..."

@@ -91,10 +91,12 @@ def address_client(address: str) -> Iterator[Any]:
     them to the scheduler. Whoever can reach a `tcp://` scheduler can run code on its workers.
 
     Raises:
+        ConfigError: If the address holds credentials.
         StoreError: If none answers.
     """
     from distributed import Client
 
+    refuse_credentials(address)
     try:
         if not address.strip():  # Dask would start a cluster, whose dashboard the network can see
             raise ValueError("an empty address")
@@ -107,6 +109,15 @@ def address_client(address: str) -> Iterator[Any]:
         ) from error
     with client:
         yield client
+
+
+def refuse_credentials(address: str) -> None:
+    """Refuse an address with a user in it, which Dask would print; the address is not repeated."""
+    if "@" in address:
+        raise ConfigError(
+            "--cluster: expected PROTOCOL://HOST:PORT, found an address with an '@'; a scheduler "
+            "takes no user: give its host and port alone, and certificates in Dask's config"
+        )
 
 
 async def _ask(address: str) -> None:
@@ -176,7 +187,8 @@ def slurm_client(jobs: int, lifetime: str | None) -> Iterator[Any]:
             memory=memory,
             walltime=walltime,
             worker_extra_args=[
-                *("--nthreads", "1", "--no-dashboard"),
+                # Also without a dashboard a worker answers HTTP where its dashboard would be.
+                *("--nthreads", "1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0"),
                 *lifetime_arguments(lifetime, walltime),
             ],
             scheduler_options={"dashboard_address": "127.0.0.1:0"},

@@ -18,14 +18,24 @@ def atomic_write(path: Place, content: bytes) -> None:
     if not is_local(path):
         path.fs.pipe_file(path.path, content)  # an object appears whole or not at all
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as handle:
+    partial.unlink(missing_ok=True)  # one that lies there may be a link to elsewhere
+    with partial.open("xb") as handle:
         handle.write(content)
         handle.flush()
         os.fsync(handle.fileno())
     partial.replace(path)
     sync_folder(path.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each on the disk before there is anything in it."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

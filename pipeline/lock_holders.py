@@ -139,16 +139,17 @@ def heartbeat(*checks: Callable[[], bool]) -> Iterator[None]:
         checks: Renew the lock, or look at it; False if another has taken it. Each is called in a
             thread of its own, since one that asks another machine may hang.
     """
-    done = threading.Event()
+    done, ending = threading.Event(), threading.Lock()  # at most one signal, and none after the end
 
     def go_on(check: Callable[[], bool]) -> None:
         try:
             while not done.wait(HEARTBEAT_SECONDS) and check():
                 pass
         finally:  # also of a check that breaks down: a lock without a heartbeat is taken over
-            if not done.is_set():
-                done.set()
-                os.kill(os.getpid(), _LOST)  # as ctrl-C, even out of a sleep
+            with ending:
+                if not done.is_set():
+                    done.set()
+                    os.kill(os.getpid(), _LOST)  # as ctrl-C, even out of a sleep
 
     threads = [
         threading.Thread(target=go_on, args=(check,), name="heartbeat", daemon=True)
@@ -156,16 +157,21 @@ def heartbeat(*checks: Callable[[], bool]) -> Iterator[None]:
     ]
     in_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
     before = signal.signal(_LOST, _interrupt) if in_main else None
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         yield
     finally:
-        done.set()
-        for thread in threads:
-            thread.join(HEARTBEAT_SECONDS)
-        if in_main:
-            signal.signal(_LOST, before)
+        try:
+            with ending:
+                done.set()
+            for thread in threads:
+                if thread.is_alive():
+                    thread.join(HEARTBEAT_SECONDS)
+        finally:  # the signal, or ctrl-C, may come while these are awaited
+            done.set()
+            if in_main:
+                signal.signal(_LOST, before)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.errors import StoreError
 from pipeline.lock_holders import (
     HEARTBEAT_SECONDS,
     STALE_SECONDS,
@@ -87,25 +88,29 @@ def _parts(run_dir: Path) -> dict[Part, Path]:
 @contextmanager
 def _taken(path: Path, run_dir: Path, *, shared: bool) -> Iterator[None]:
     """Hold one lock file; a shared one is not written to."""
+    if path.is_symlink():  # in a run of somebody else's it may lead to any file of ours
+        raise StoreError(f"{path}: expected a lock file, found a link; delete it")
     with path.open("a+", encoding="utf-8") as handle:
         holder = _take(handle.fileno(), path, run_dir, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         if shared:
             yield
             return
         mine = this_process()
-        _write(path, mine)
-        if holder is not None and holder.boot != mine.boot:
-            # Another machine may be taking the same lock over, where flock does not reach.
-            time.sleep(_SETTLE_SECONDS)
-            found = _read(path)
-            if found is None or found.token != mine.token:
-                raise in_use(run_dir, found)
         pulse = _Pulse(path, mine.token, time.monotonic())
-        with heartbeat(pulse.beat, pulse.is_fresh):
-            yield
-        with suppress(OSError):  # it is free with the end of this process anyway
-            if pulse.is_ours():
-                handle.truncate(0)
+        try:
+            _write(path, mine)
+            if holder is not None and holder.boot != mine.boot:
+                # Another machine may be taking the same lock over, where flock does not reach.
+                time.sleep(_SETTLE_SECONDS)
+                found = _read(path)
+                if found is None or found.token != mine.token:
+                    raise in_use(run_dir, found)
+            with heartbeat(pulse.beat, pulse.is_fresh):
+                yield
+        finally:  # other machines would wait for a heartbeat, however this one ends
+            with suppress(OSError):  # here it is free with the end of this process anyway
+                if pulse.is_fresh() and pulse.is_ours():  # else another may be taking it now
+                    handle.truncate(0)
 
 
 def _take(descriptor: int, path: Path, run_dir: Path, kind: int) -> Holder | None:

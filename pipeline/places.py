@@ -15,12 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import fsspec
 from upath import UPath
 
+from pipeline.credentials import holds_credentials
+from pipeline.credentials import redacted as redacted
 from pipeline.disk_errors import is_for_the_user, line_of, says_nothing_of_the_file
 from pipeline.errors import ConfigError, StoreError
 from pipeline.storage_log import LIBRARIES, keep_broken_connections_quiet
+from pipeline.store_links import refuse_links_above
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -30,14 +32,8 @@ Place: TypeAlias = Path | UPath
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-_USER_OF_URL = re.compile(r"://[^/@\s]+@")
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}  # others write at the same time
-_SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|PASSPHRASE")
-_SECRET_OF = ("AWS_", "FSSPEC_", "GOOGLE_", "GCS_", "AZURE_")
 _REFUSED = (409, 412)  # conflict with a request at the same time, failed precondition
-_MIN_SECRET = 6
-"""Characters below which a setting is no secret, and hiding it would garble messages."""
-
 keep_broken_connections_quiet()  # here: a worker that unpickles a place calls nothing else first
 
 
@@ -51,19 +47,19 @@ def place(text: str) -> Place:
         ConfigError: For a URL that holds credentials (which are not repeated), climbs by `..`,
             names no bucket, or is of a protocol that fsspec does not know or cannot reach.
     """
+    protocol, slashes, rest = text.partition(":/")
+    if slashes and (holds_credentials(text) or (is_url(text) and "?" in rest)):
+        raise ConfigError(
+            "expected a path, or a URL without credentials, found some in it; leave them to the "
+            "environment or to ~/.config/fsspec"
+        )
     if not is_url(text):
         if not text:  # would be the folder of now
             raise ConfigError("expected a path or a URL, found an empty text")
         if "://" in text or _ONE_SLASH.match(text):  # would be a folder of that name
             raise ConfigError(f"{text}: expected a path, or a URL PROTOCOL://BUCKET/FOLDER")
         return Path(text)
-    protocol, rest = text.split("://", 1)
-    protocol = protocol.lower()
-    if "@" in rest.split("/", 1)[0] or "?" in rest:
-        raise ConfigError(
-            f"{protocol}://…: expected a URL without credentials, found some in it; leave them to "
-            f"the environment or to ~/.config/fsspec"
-        )
+    protocol, rest = protocol.lower(), rest.removeprefix("/")
     if protocol == "file":
         return Path(rest)
     parts = rest.rstrip("/").split("/")
@@ -173,19 +169,35 @@ def read_bytes(where: Place) -> bytes:
         return b""  # of which no range can be given
 
 
-def remove_tree(folder: Place) -> None:
-    """Delete a folder with all that is in it, or an object; does nothing if there is none."""
+def remove_tree(folder: Place, *, ignore_errors: bool = False) -> None:
+    """Delete a folder with all that is in it, or an object; does nothing if there is none.
+
+    Links are deleted themselves, be it this one or those in it, never what they lead to.
+
+    Args:
+        folder: The folder.
+        ignore_errors: Whether to delete as much of it as can be, on a disk, and say nothing.
+    """
     if is_local(folder):
-        if folder.exists():
-            shutil.rmtree(folder)
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
+            shutil.rmtree(folder, ignore_errors=ignore_errors)
         return
     with suppress(FileNotFoundError):
         folder.fs.rm(folder.path, recursive=True)
 
 
 def delete(where: Place) -> None:
-    """Delete a file or object, in one request; does nothing if there is none."""
+    """Delete a file or object, in one request; does nothing if there is none.
+
+    A link is deleted itself, never what it leads to.
+
+    Raises:
+        StoreError: If it is in a store, below a link (`pipeline.store_links`).
+    """
     if is_local(where):
+        refuse_links_above(where)
         where.unlink(missing_ok=True)
         return
     with suppress(FileNotFoundError):
@@ -273,28 +285,3 @@ def is_of_storage(error: BaseException) -> bool:
     if isinstance(error, ConfigError | StoreError):
         return False
     return isinstance(error, OSError) or type(error).__module__.split(".", 1)[0] in LIBRARIES
-
-
-def redacted(text: str) -> str:
-    """Replace every credential that this process knows of by `***`."""
-    for secret in sorted(_secrets(), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return _USER_OF_URL.sub("://***@", text)
-
-
-def _secrets() -> set[str]:
-    named = {
-        value
-        for name, value in os.environ.items()
-        if name.startswith(_SECRET_OF) and _SECRET_NAME.search(name)
-    }
-    return {text for text in named | set(_leaves(fsspec.config.conf)) if len(text) >= _MIN_SECRET}
-
-
-def _leaves(settings: Any, secret: bool = False) -> Iterator[str]:
-    """Give the strings of fsspec's settings that are called like a secret."""
-    if isinstance(settings, Mapping):
-        for name, value in settings.items():
-            yield from _leaves(value, secret or bool(_SECRET_NAME.search(str(name).upper())))
-    elif isinstance(settings, str) and secret:
-        yield settings

@@ -4,7 +4,7 @@ Beside `candidates.zarr` lies `candidates.stage/` with `plan.json`, everything t
 result and its fingerprint, and the done records of the shards.
 """
 
-import shutil
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -37,6 +37,7 @@ from pipeline.json_files import write_json as write_json
 from pipeline.locks import run_lock as run_lock
 from pipeline.places import Place, has_files, is_local, remove_tree
 from pipeline.store import ArraySpec, open_store
+from pipeline.store_links import refuse_links
 from pipeline.zarr_limits import open_arrays, specs_of_plan
 
 PLAN_FORMAT = 1
@@ -133,6 +134,7 @@ def open_planned(store: Place) -> dict[str, zarr.Array[Any]]:
 
 def write_plan(plan: Plan, metadata: dict[str, str]) -> None:
     """Write a store's plan; with the hashes of its zarr.json files, by path in the store."""
+    refuse_links(plan.store)
     path = records_folder(plan.store) / "plan.json"
     document = {**plan.document(), "metadata": metadata}
     with suppress(StoreError):
@@ -158,28 +160,40 @@ def content_fingerprint(document: dict[str, Any]) -> str:
 
 def note_growth(store: Place, grown: str) -> None:
     """Note the fingerprint of the plan that a store is being stamped with."""
+    refuse_links(store)
     path = records_folder(store) / "plan.json"
     write_checked(path, {**read_checked(path), "growing": grown})
 
 
 def note_retry(store: Place) -> None:
     """Note that failed items of a store, of which something was made, are tried again."""
+    refuse_links(store)
     path = records_folder(store) / "plan.json"
     document = read_checked(path)
     write_checked(path, {**document, "retried": int(document.get("retried", 0)) + 1})
 
 
-def refuse_other_plan(plan: Plan, made_by: str) -> None:
+def refuse_other_plan(
+    plan: Plan,
+    made_by: str,
+    told: Callable[[dict[str, Any], dict[str, Any]], list[str]] = differences,
+) -> None:
     """Refuse to mix results: a store begun with another plan is left as it is.
+
+    Args:
+        plan: The plan of now.
+        made_by: The verb, for messages.
+        told: Names what differs between the plan that lies there and that of now.
 
     Raises:
         StoreError: Names up to five differences; those of the arrays, which follow from the
-            others, only where there are no others.
+            others, only where there are no others. Also if a folder of the store is a link.
     """
+    refuse_links(plan.store)
     document = stored_plan(plan.store, made_by)
     if document["fingerprint"] == plan.fingerprint:
         return
-    lines = differences(document["plan"], plan.document()["plan"])
+    lines = told(document["plan"], plan.document()["plan"])
     lines = [line for line in lines if not line.startswith("arrays")] or lines
     shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
     raise StoreError(
@@ -196,10 +210,10 @@ def settle_replaced(folders: tuple[Place, ...], has_begun: Callable[[], bool]) -
         has_begun: As of `replacing`.
     """
     aside = {f: f.with_name(f.name + ".replaced") for f in folders if is_local(f)}
-    aside = {folder: old for folder, old in aside.items() if old.exists()}
+    aside = {folder: old for folder, old in aside.items() if os.path.lexists(old)}
     if aside and not has_begun():
         for folder, old in aside.items():
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder, ignore_errors=True)
             old.rename(folder)
     drop_replaced(*folders)
 
@@ -208,14 +222,15 @@ def drop_replaced(*folders: Place) -> None:
     """Delete what a killed replacement left aside."""
     for folder in folders:
         if is_local(folder):
-            shutil.rmtree(folder.with_name(folder.name + ".replaced"), ignore_errors=True)
+            remove_tree(folder.with_name(folder.name + ".replaced"), ignore_errors=True)
 
 
 @contextmanager
 def replacing(folders: tuple[Place, ...], has_begun: Callable[[], bool]) -> Iterator[None]:
     """Put finished work aside while it is made anew, and back if that fails at once.
 
-    An object store cannot rename: there the old work is deleted.
+    An object store cannot rename: there the old work is deleted. A folder that is a link is made
+    here, and what the link leads to stays.
 
     Args:
         folders: What is replaced; those that exist are renamed to `NAME.replaced`.
@@ -229,16 +244,16 @@ def replacing(folders: tuple[Place, ...], has_begun: Callable[[], bool]) -> Iter
         else:
             remove_tree(folder)
     for folder, old in aside.items():
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+        if os.path.lexists(folder):
+            remove_tree(old, ignore_errors=True)
             folder.rename(old)
     try:
         yield
     except BaseException:
         if not has_begun():
             for folder, old in aside.items():
-                if old.exists():
-                    shutil.rmtree(folder, ignore_errors=True)
+                if os.path.lexists(old):
+                    remove_tree(folder, ignore_errors=True)
                     old.rename(folder)
         raise
     finally:

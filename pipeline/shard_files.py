@@ -7,7 +7,7 @@ and sent, so that its bytes are those of a disk's.
 import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +16,7 @@ import zarr
 from upath import UPath
 
 from pipeline.errors import StoreError
+from pipeline.json_files import sync_folder
 from pipeline.local_copies import download, scratch, upload
 from pipeline.places import (
     Place,
@@ -28,6 +29,7 @@ from pipeline.places import (
     remove_tree,
 )
 from pipeline.store import PAYLOAD_CHUNK_BYTES, ArraySpec
+from pipeline.store_links import refuse_links
 
 
 def join_columns(
@@ -68,8 +70,12 @@ def delete_shard(path: Place, specs: tuple[ArraySpec, ...], shard: int) -> None:
     """Remove a shard's files, and what a killed writer left beside them.
 
     Needed before every write on a disk: zarr reads the old shard while it overwrites it, and fails
-    if that is damaged.
+    if that is damaged. Of links among them the links are removed, never what they lead to.
+
+    Raises:
+        StoreError: If a folder of the store is a link.
     """
+    refuse_links(path)
     for spec in specs:
         folder = path / spec.name / "c"
         if not is_local(folder):
@@ -126,7 +132,7 @@ def write_shard(
     with scratch() as folder:
         download(path, [f"{spec.name}/zarr.json" for spec in specs], folder)
         _write_arrays(folder, specs, shard, rows, columns)
-        entries = sha256_of_shard(shard_files(folder, specs, shard), folder)
+        entries = sha256_of_shard(shard_files(folder, specs, shard), folder, force=False)
         upload(folder, path, list(entries))
     for spec in specs:
         if spec.payload:  # chunks of a longer one
@@ -171,7 +177,7 @@ def _write_payload(array: zarr.Array[Any], shard: int, values: npt.NDArray[Any])
 def sha256_of_shard(
     files: Sequence[Place], root: Place, *, force: bool = True
 ) -> dict[str, dict[str, Any]]:
-    """Hash a shard's files and, on a disk, force them to it.
+    """Hash a shard's files and, on a disk, force them to it, and their names in all folders.
 
     Args:
         files: Of the shard.
@@ -197,6 +203,10 @@ def sha256_of_shard(
         except OSError as error:
             raise StoreError(f"{file}: cannot be read back ({reason_of(error)})") from error
         entries[relative_name(file, root)] = {"bytes": length, "sha256": digest}
+    if force:
+        names = {folder for name in entries for folder in PurePosixPath(name).parents}
+        for name in sorted(names, reverse=True):
+            sync_folder(root / name)
     return entries
 
 

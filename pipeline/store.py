@@ -23,6 +23,7 @@ from zarr.storage import FsspecStore, LocalStore
 from pipeline.disk_errors import NO_SPACE
 from pipeline.errors import StoreError
 from pipeline.found_values import why
+from pipeline.json_files import sync_folder
 from pipeline.limited_files import LimitedStore
 from pipeline.local_copies import files_below, scratch, upload
 from pipeline.places import (
@@ -33,6 +34,7 @@ from pipeline.places import (
     reaching,
     remove_tree,
 )
+from pipeline.store_links import refuse_links, refuse_links_above
 
 _DAMAGE = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
            RecursionError)  # fmt: skip
@@ -91,6 +93,7 @@ def create_store(
     make_empty(making, specs, num_rows, shard_rows, attributes)
     remove_tree(path)
     making.rename(path)
+    sync_folder(path.parent)
 
 
 def restore_metadata(
@@ -101,6 +104,7 @@ def restore_metadata(
     attributes: dict[str, Any],
 ) -> None:
     """Write a store's zarr.json files anew, as `create_store` did, and leave its data alone."""
+    refuse_links(path)
     with scratch() as folder:
         making = folder / path.name if not is_local(path) else path.with_name(f"{path.name}.making")
         remove_tree(making)
@@ -181,8 +185,10 @@ def space_needed(place: Place) -> Iterator[None]:
     """Turn a full disk, quota or file size limit, or an object store in trouble, into one line.
 
     Raises:
-        StoreError: Names the place and what to do.
+        StoreError: Names the place and what to do; also, before anything is done, if writing there
+            would go through a link inside a store.
     """
+    refuse_links_above(place, itself=True)
     try:
         with reaching(place):
             yield

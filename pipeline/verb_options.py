@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import click
 
 from pipeline.budget import parse_budget
+from pipeline.dask_clusters import refuse_credentials
 from pipeline.engines import ENGINES, Engine
 from pipeline.errors import SemiresError
 from pipeline.locks import Part
@@ -20,17 +21,23 @@ _engine_option = functools.partial(click.option, cls=SectionOption, section="Whe
 
 
 class DiskFile(click.Path):
-    """A file on a disk, for what a command writes beside a run; a URL is refused."""
+    """A file on a disk, for what a command writes beside a run; a URL is refused, and not repeated.
 
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
+    Args:
+        advice: What to do instead of giving a URL.
+        dir_okay: Whether to leave it to the command to refuse a folder.
+    """
+
+    def __init__(
+        self, advice: str = "copy the file there after", *, dir_okay: bool = False
+    ) -> None:
+        super().__init__(dir_okay=dir_okay, path_type=Path)
+        self._advice = advice
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Turn a text into a path."""
         if is_url(str(value)):
-            self.fail(
-                "expected a path on a disk, found a URL; copy the file there after", param, ctx
-            )
+            self.fail(f"expected a path on a disk, found a URL; {self._advice}", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -80,8 +87,8 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Where everything of the run lies: a folder, or a URL such as s3://bucket/runs/a.",
         ),
         _run_option(
-            "--config", type=click.Path(path_type=Path), default=Path("stages.yaml"),
-            show_default=True, help="Values of all stages.",
+            "--config", type=DiskFile("copy the file to a disk", dir_okay=True),
+            default=Path("stages.yaml"), show_default=True, help="Values of all stages.",
         ),
     ):  # fmt: skip
         function = option(function)
@@ -120,7 +127,8 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         _engine_option(
             "--max-failures", metavar="N|P%",
-            help="Stop, with exit code 1, when more items than this have failed.",
+            help="Stop, with exit code 1, when more items of a stage than this have failed; in "
+            "run-rounds also those that a training or an evaluation left out.",
         ),
         _engine_option(
             "--max-shard-seconds", type=float, metavar="S",
@@ -183,6 +191,11 @@ def _engine(
     part = None
     if shard_index is not None and num_shards is not None:
         part = Part(shard_index, num_shards)
+    if others["cluster"] is not None:
+        try:
+            refuse_credentials(others["cluster"])
+        except SemiresError as error:
+            raise click.UsageError(str(error)) from error
     try:
         budget = None if max_failures is None else parse_budget(max_failures)
         return Engine(name=engine, part=part, max_failures=budget, **others)

@@ -1,7 +1,8 @@
 """Places: paths and URLs alike, what is refused, and what is never said."""
 
-import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -50,6 +51,8 @@ def test_a_url_is_a_place_in_an_object_store():
     "text",
     ["s3://me:hidden-word@bucket/a", "s3://bucket/a?X-Amz-Signature=hidden-word",
      "s3://hidden-word@bucket/a", "memory://me:hidden-word@bucket/a",
+     "s3://me:hidden-word/and+more@bucket/a", "s3://me:and/more/hidden-word@bucket",
+     "simplecache::s3://me:a/hidden-word@bucket/a", "s3:/me:a/hidden-word@bucket/a",
      "https://host/a?token=hidden-word"],
 )  # fmt: skip
 def test_credentials_in_a_url_are_refused_and_not_repeated(text):
@@ -195,15 +198,19 @@ def test_an_error_that_quotes_a_credential_is_told_without_it(monkeypatch):
     from pipeline.commands import verb
 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a/Very+secretValue")
+    url = "https://h/a?X-Amz-Signature=hidden-word"
 
     @click.command()
     @verb
     def fails():
-        raise StoreError("s3://bucket: (the key a/Very+secretValue is wrong)")
+        raise StoreError(
+            f"s3://bucket: (the key a/Very+secretValue is wrong, s3://me:b/c@d, {url})"
+        )
 
     ended = CliRunner().invoke(fails)
     assert ended.exit_code == 1
-    assert ended.stderr == "error: s3://bucket: (the key *** is wrong)\n"
+    hidden = "s3://***@d, https://h/a?X-Amz-Signature=***"
+    assert ended.stderr == f"error: s3://bucket: (the key *** is wrong, {hidden}\n"
 
 
 def test_a_place_travels_without_credentials(monkeypatch):
@@ -221,15 +228,21 @@ def _has_s3():
     return bool(s3fs)
 
 
+FORKS = """
+import os
+from pipeline.places import here, place
+found = place("memory://bucket/run")
+before = found.fs
+if not os.fork():
+    print(found.fs is before, here(found).fs is before, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
 def test_a_place_has_a_connection_of_its_own_process():
-    import multiprocessing
-
-    found = place("memory://bucket/run")
-    context = multiprocessing.get_context("fork")
-    with context.Pool(1) as pool:
-        pid = pool.apply(_pid_of_connection, (found,))
-    assert pid != os.getpid()
-
-
-def _pid_of_connection(found):
-    return places.here(found).fs._pid
+    """Forked from a process without threads, and inherited: to pickle it would make a new one."""
+    ended = subprocess.run(
+        [sys.executable, "-c", FORKS], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.stdout, ended.stderr) == ("True False\n", "")
