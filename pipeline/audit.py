@@ -1,25 +1,20 @@
 """Shell: whether what a run holds is intact, and how to mend it."""
 
-import functools
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 
 from pipeline.attempts import Attempts, write_attempts
-from pipeline.columns import file_sha256
-from pipeline.errors import ManifestError, StoreError
-from pipeline.in_threads import default_threads, for_each, in_order
-from pipeline.manifest import load_manifest, read_description
-from pipeline.places import (
-    Place,
-    delete,
-    has_files,
-    is_local,
-    is_on_the_way,
-    read_bytes,
-    reason_of,
-)
+from pipeline.columns import file_sha256 as file_sha256
+from pipeline.errors import StoreError
+from pipeline.file_audit import Problem as Problem
+from pipeline.file_audit import Report as Report
+from pipeline.file_audit import differing
+from pipeline.file_audit import verify_manifest as verify_manifest
+from pipeline.file_audit import verify_student as verify_student
+from pipeline.in_threads import default_threads, for_each
+from pipeline.places import Place, delete, has_files, is_local, read_bytes
 from pipeline.records import (
     content_fingerprint,
     done_path,
@@ -31,42 +26,13 @@ from pipeline.records import (
 from pipeline.run_contents import DAMAGE as DAMAGE
 from pipeline.run_contents import describe as describe
 from pipeline.run_contents import find_stores as find_stores
-from pipeline.run_contents import plan_path, read_layout, run_dir_of, stores_below
+from pipeline.run_contents import is_store, plan_path, read_layout, run_dir_of, stores_below
 from pipeline.run_contents import verb_of as verb_of
-from pipeline.shard_audit import Audited, audit_shards, progress
+from pipeline.shard_audit import Audited, audit_shards
 from pipeline.shard_audit import ShardState as ShardState
+from pipeline.store_links import refuse_links
 
 _AT_ONCE = 1000  # shards that are dropped together
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One thing that is not as it should be: `missing` (never finished) or `damaged`."""
-
-    what: str
-    state: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.what} {self.state}: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What the verification of one place came to."""
-
-    place: Place
-    """A store, the manifest, or the folder of a student."""
-    unit: str
-    """What was counted: "shards" or "files"."""
-    intact: int
-    total: int
-    problems: tuple[Problem, ...]
-
-    @property
-    def damaged(self) -> bool:
-        """Whether something is damaged; what is merely missing is not."""
-        return any(problem.state == "damaged" for problem in self.problems)
 
 
 def verify_all(path: Place, threads: int | None = None) -> Iterator[Report]:
@@ -83,31 +49,51 @@ def verify_all(path: Place, threads: int | None = None) -> Iterator[Report]:
     Raises:
         StoreError: If there is nothing to verify.
     """
-    if (path / "zarr.json").exists() or plan_path(path).exists():
+    if is_store(path):
         yield verify_store(path, threads)
         return
-    stores = stores_below(path)
-    students = _students_below(path)
-    manifest = path / "manifest"
-    if has_files(manifest):
-        yield verify_manifest(manifest, threads)
-    elif not stores and not students:
-        raise StoreError(f"{path}: no store there; give a .zarr folder or a run directory")
+    stores = stores_of_any_run(path)
+    yield from _manifest_report(path, threads)
     for store in stores:
         yield verify_store(store, threads)
-    for folder in students:
+    for folder in _students_below(path):
         yield verify_student(folder, threads)
 
 
-def verify_manifest(folder: Place, threads: int | None = None) -> Report:
-    """Hash every file of a manifest against its description; the images are not read."""
-    problems: tuple[Problem, ...] = ()
-    try:
-        damaged = _differing(folder, read_description(folder)["files"], threads)
-        load_manifest(folder, verify=bool(damaged))  # names the first of them
-    except ManifestError as error:
-        problems = (Problem(what="manifest", state="damaged", reason=str(error)),)
-    return _report(folder, "manifests", 1, problems)
+def verify_unsharded(path: Place, threads: int | None = None) -> Iterator[Report]:
+    """Verify what `repair` does not mend: the manifest and the students of a run.
+
+    Args:
+        path: A run directory; of a store there is nothing to verify.
+        threads: As `verify_all` takes it.
+
+    Yields:
+        A report for each, when it is known; the reasons name the commands that mend.
+    """
+    if is_store(path):
+        return
+    yield from _manifest_report(path, threads)
+    for folder in _students_below(path):
+        yield verify_student(folder, threads)
+
+
+def stores_of_any_run(path: Place) -> list[Place]:
+    """List the stores at a path; none in a run that holds no more than a manifest or students.
+
+    Raises:
+        StoreError: If there is nothing of a run.
+    """
+    if is_store(path):
+        return [path]
+    stores = stores_below(path)
+    if not stores and not has_files(path / "manifest") and not _students_below(path):
+        raise StoreError(f"{path}: no store there; give a .zarr folder or a run directory")
+    return stores
+
+
+def _manifest_report(run_dir: Place, threads: int | None) -> Iterator[Report]:
+    if has_files(run_dir / "manifest"):
+        yield verify_manifest(run_dir / "manifest", threads)
 
 
 def verify_store(store: Place, threads: int | None = None) -> Report:
@@ -120,7 +106,7 @@ def verify_store(store: Place, threads: int | None = None) -> Report:
         return Report(place=store, unit="shards", intact=0, total=0, problems=(problem,))
     problems = [
         Problem(what=name, state="damaged", reason=f"{reason}; run '{verb_of(store)}' again")
-        for name, reason in _differing(store, layout.metadata or {}, threads)
+        for name, reason in differing(store, layout.metadata or {}, threads)
     ]
     intact = 0
     with closing(audit_shards(store, layout, threads or default_threads(store))) as found:
@@ -137,57 +123,6 @@ def verify_store(store: Place, threads: int | None = None) -> Report:
         total=layout.num_shards,
         problems=tuple(problems),
     )
-
-
-def verify_student(folder: Place, threads: int | None = None) -> Report:
-    """Hash the files of a finished training against student.json."""
-    path = folder / "student.json"
-    if not path.exists():
-        problem = Problem(what="student.json", state="missing", reason="training is not finished")
-        return _report(folder, "files", 1, (problem,) if (folder / "plan.json").exists() else ())
-    try:
-        document = read_json(path)
-        files = None if "files" not in document else dict(document["files"])
-    except (StoreError, *DAMAGE) as error:
-        problem = Problem(what="student.json", state="damaged", reason=str(error))
-        return _report(folder, "files", 1, (problem,))
-    if files is None:
-        problem = Problem(what="files", state="missing", reason="student.json has no hashes")
-        return _report(folder, "files", 1, (problem,))
-    problems = tuple(
-        Problem(what=name, state="damaged", reason=reason)
-        for name, reason in _differing(folder, files, threads)
-    )
-    return _report(folder, "files", len(files), problems)
-
-
-def _report(place: Place, unit: str, total: int, problems: tuple[Problem, ...]) -> Report:
-    intact = total - len(problems)
-    return Report(place=place, unit=unit, intact=intact, total=total, problems=problems)
-
-
-def _differing(folder: Place, hashes: dict[str, str], threads: int | None) -> list[tuple[str, str]]:
-    """Give name and reason of every file that is missing or has another sha256, by name."""
-    files = sorted(hashes.items())
-    difference = functools.partial(_difference, folder)
-    found = in_order(difference, files, threads or default_threads(folder))
-    with closing(found), progress(folder, "files", len(files)) as bar:
-        reasons = []
-        for reason in found:
-            reasons.append(reason)
-            bar.update()
-    return [(name, reason) for (name, _), reason in zip(files, reasons, strict=True) if reason]
-
-
-def _difference(folder: Place, file: tuple[str, str]) -> str:
-    """Say why a file is not the one that was hashed; "" if it is."""
-    name, expected = file
-    try:
-        return "" if file_sha256(folder / name) == expected else "sha256 differs"
-    except OSError as error:
-        if is_on_the_way(folder, error):
-            raise
-        return f"cannot be read ({reason_of(error)})"
 
 
 def verify(store: Place, threads: int | None = None) -> list[ShardState]:
@@ -229,11 +164,13 @@ def repair(store: Place, *, failed: bool = False, threads: int | None = None) ->
         The shards to be made anew, `damaged` or `failed`.
 
     Raises:
-        StoreError: If another process holds the run directory, or the store has no plan. A
+        StoreError: If another process holds the run directory, a folder of the store is a link, or
+            the store has no plan. A
             damaged plan is deleted: the stage's next run writes it anew, if the shards are of it.
     """
     threads = threads or default_threads(store)
     with run_lock(run_dir_of(store) or store.resolve().parent):
+        refuse_links(store)  # before any proof is gone
         removed: list[ShardState] = []
         layout, noted = None, False
         try:
@@ -266,9 +203,10 @@ def _is_used(store: Place) -> bool:
     return any(name.encode() in read_bytes(plan) for plan in others if plan.exists())
 
 
-def _students_below(run_dir: Place) -> list[Place]:
-    folders = [*run_dir.glob("round-*/student"), *run_dir.glob("calibration/fold-*/student")]
-    return sorted(folders, key=str)
+def _students_below(path: Place) -> list[Place]:
+    """List the students of a run directory, or of a folder of one."""
+    patterns = "student", "fold-*/student", "round-*/student", "calibration/fold-*/student"
+    return sorted((found for pattern in patterns for found in path.glob(pattern)), key=str)
 
 
 def _to_drop(audited: Audited, failed: bool) -> _Dropped | None:

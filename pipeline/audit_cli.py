@@ -1,9 +1,14 @@
 """The verbs of inspect-shards that hash what a run holds: verify, repair, retry-failed."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from pipeline.commands import CONTEXT, EXIT_ERROR, PlaceType, verb
 from pipeline.places import Place
+
+if TYPE_CHECKING:
+    from pipeline.file_audit import Report
 
 THREADS = click.option(
     "--threads",
@@ -29,8 +34,7 @@ def verify(*, path: Place, threads: int | None) -> int:
 
     damaged = False
     for report in audit.verify_all(path, threads):
-        for problem in report.problems:
-            click.echo(f"{report.place}: {problem}")
+        _print_problems(report)
         click.echo(f"{report.place}: {report.intact} of {report.total} {report.unit} intact")
         damaged = damaged or report.damaged
     return EXIT_ERROR if damaged else 0
@@ -44,17 +48,31 @@ def verify(*, path: Place, threads: int | None) -> int:
 @THREADS
 @verb
 def repair(*, path: Place, failed: bool, threads: int | None) -> int:
-    """Delete damaged shards, so that running the stage again makes just them anew."""
+    """Delete damaged shards, so that running the stage again makes just them anew.
+
+    Of a run directory the manifest and the students are looked at, too: what is damaged of them is
+    named with the command that makes it anew, and the exit code is 1 until that was run.
+    """
     from pipeline import audit
 
-    for store in audit.find_stores(path):
+    for store in audit.stores_of_any_run(path):
         dropped = audit.repair(store, failed=failed, threads=threads)
         states = [state.state for state in dropped]
         counts = f"{states.count('damaged')} damaged shards removed"
         if failed:
             counts += f", {states.count('failed')} with failed items to be tried again"
         click.echo(f"{store}: {counts}" + (f"; run '{audit.verb_of(store)}'" if states else ""))
-    return 0
+    remaining = [report for report in audit.verify_unsharded(path, threads) if report.damaged]
+    for report in remaining:
+        _print_problems(report)
+    return EXIT_ERROR if remaining else 0
+
+
+def _print_problems(report: "Report") -> None:
+    for problem in report.problems:
+        click.echo(f"{report.place}: {problem}")
+    if report.advice:
+        click.echo(f"{report.place}: {report.advice}")
 
 
 @click.command(context_settings=CONTEXT)

@@ -107,8 +107,11 @@ def plan_candidates(config: CandidatesConfig, run_dir: Place) -> Plan:
     """Freeze what `candidates.zarr` will be made of.
 
     Candidates depend on the training images alone, not on expressions, truth or label split.
+
+    Raises:
+        ManifestError: If the manifest is missing or a file of it is damaged.
     """
-    manifest = load_manifest(RunPaths(run_dir).manifest)
+    manifest = load_manifest(RunPaths(run_dir).manifest, verify=True)
     return Plan(
         stage="candidates",
         store=RunPaths(run_dir).candidates,
@@ -149,6 +152,7 @@ def sam_candidates(
 
     Raises:
         StoreError: If the store was made otherwise.
+        ManifestError: If the manifest is missing or a file of it is damaged.
         ConfigError: If the checkpoint is missing or of another model.
     """
     plan = plan or plan_candidates(config, run_dir)

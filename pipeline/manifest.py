@@ -1,6 +1,7 @@
 """Shell: a manifest on the disk or in an object store: a .npy file a column, and manifest.json."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ from pipeline.places import Place, is_local, is_on_the_way, read_bytes, remove_t
 from pipeline.records import atomic_write, sync_folder
 
 DESCRIPTION = "manifest.json"
+ANEW = "run 'prepare-data --force', which makes it anew"
+"""What mends a damaged manifest."""
+_FILE = re.compile(r"\w[\w.-]*")
 _PARTS = {"fingerprint": str, "image_root": str, "counts": dict, "files": dict}
 
 
@@ -115,32 +119,62 @@ def load_manifest(folder: Place, *, verify: bool = False) -> Manifest:
 
     Args:
         folder: What `write_manifest` wrote.
-        verify: Also compare every file with its recorded sha256.
+        verify: Also compare every file with its recorded sha256, and the fingerprint with the
+            columns: a second for a million images. Whoever decides what a stage is made of asks
+            for it, once; tasks and workers do not.
 
     Raises:
         ManifestError: If it is missing, of another format, or its parts do not fit together.
     """
     document = read_description(folder)
     hashes: dict[str, str] = document["files"]
-    for name, recorded in hashes.items() if verify else ():
-        if _sha256_or_none(folder / name) != recorded:
-            where = folder / name
-            raise ManifestError(f"{where} is missing or damaged; run 'prepare-data --force'")
+    if verify:
+        _refuse_damaged(folder, hashes)
     try:
         manifest = _open(folder, document, lambda name: local_copy(folder / name, hashes[name]))
     except (ManifestError, StoreError) as error:
-        raise ManifestError(f"{folder}: {error}; run 'prepare-data --force'") from error
+        raise ManifestError(f"{folder}: {error}; {ANEW}") from error
     except (OSError, ValueError, EOFError, KeyError) as error:
         if isinstance(error, OSError) and is_on_the_way(folder, error):
             raise
         raise ManifestError(
-            f"{folder}: a column is missing or damaged ({error}); run 'prepare-data --force'"
+            f"{folder}: a column is missing or damaged ({error}); {ANEW}"
         ) from error
     if _counts(manifest) != document["counts"]:
         raise ManifestError(
-            f"{folder}: expected {shown(document['counts'])} rows, found {_counts(manifest)}"
+            f"{folder}: expected {shown(document['counts'])} rows, found {_counts(manifest)}; "
+            f"{ANEW}"
         )
+    if verify:
+        refuse_other_columns(folder, manifest)
     return manifest
+
+
+def refuse_other_columns(folder: Place, manifest: Manifest) -> None:
+    """Refuse a manifest whose fingerprint is not that of its columns.
+
+    Raises:
+        ManifestError: Names the description, in which the fingerprint is.
+    """
+    if manifest_fingerprint(_columns(manifest)) != manifest.fingerprint:
+        raise ManifestError(
+            f"{folder / DESCRIPTION} is damaged (expected the fingerprint of the columns, found "
+            f"another); {ANEW}"
+        )
+
+
+def _refuse_damaged(folder: Place, hashes: Mapping[str, str]) -> None:
+    """Refuse a manifest of which a file is not the one that was written.
+
+    Raises:
+        ManifestError: Names the first.
+    """
+    for name, recorded in hashes.items():
+        if _sha256_or_none(folder / name) != recorded:
+            raise ManifestError(
+                f"{folder / name} is missing or damaged (expected the sha256 that {DESCRIPTION} "
+                f"has of it, found another); {ANEW}"
+            )
 
 
 def _sha256_or_none(path: Place) -> str | None:
@@ -183,22 +217,27 @@ def read_description(folder: Place) -> dict[str, Any]:
     try:
         document = json.loads(read_bytes(path))
     except FileNotFoundError as error:
-        raise ManifestError(f"expected {path}, found none; run prepare-data first") from error
+        # A local folder appears whole; what is sent to an object store may be under way.
+        lost = is_local(folder) and folder.exists()
+        advice = ANEW if lost else "run prepare-data first"
+        raise ManifestError(f"expected {path}, found none; {advice}") from error
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, OSError) and is_on_the_way(path, error):
             raise
-        raise ManifestError(f"{path} is damaged ({error}); delete {folder} and prepare") from error
+        raise ManifestError(f"{path} is damaged ({error}); {ANEW}") from error
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
-        raise ManifestError(f"expected format {FORMAT!r} in {path}, found {shown(found)}")
+        raise ManifestError(f"expected format {FORMAT!r} in {path}, found {shown(found)}; {ANEW}")
     if missing := {"fingerprint", "image_root", "counts", "files"} - set(document):
-        raise ManifestError(f"{path} lacks {sorted(missing)}; delete {folder} and prepare again")
+        raise ManifestError(f"{path} lacks {sorted(missing)}; {ANEW}")
     for key, kind in _PARTS.items():
         if not isinstance(document.get(key), kind):
             raise ManifestError(
                 f"expected {key} as {kind.__name__} in {path}, found {shown(document.get(key))}; "
-                f"delete {folder} and prepare again"
+                f"{ANEW}"
             )
+    if odd := [name for name in document["files"] if not _FILE.fullmatch(name)]:  # all are hashed
+        raise ManifestError(f"expected names of files in {path}, found {shown(odd[0])}; {ANEW}")
     return dict(document)
 
 

@@ -11,7 +11,8 @@ from pipeline.prepare import deciding, input_hashes, refuse_missing, refuse_othe
 def plan_data(config: DataConfig, run_dir: Place, *, limit: int | None = None) -> str | None:
     """Say what a manifest holds that is there and of this config; None if there is none yet.
 
-    Reads the files of annotations, to know whether they are those of then; writes nothing.
+    Reads the files of annotations and of the manifest, to know whether they are those of then;
+    writes nothing.
 
     Args:
         config: Which data set, and how.
@@ -32,5 +33,5 @@ def plan_data(config: DataConfig, run_dir: Place, *, limit: int | None = None) -
             )
         return None
     refuse_other(folder, request)
-    manifest = load_manifest(folder)
+    manifest = load_manifest(folder, verify=True)
     return f"{manifest.num_images} images, {manifest.num_objects} objects"

@@ -117,7 +117,7 @@ class HeldOut:
 def _require_folds(config: CalibrateConfig, run_dir: Place, number: int) -> None:
     """Refuse where folds are not predicted yet, naming all of them and what to run."""
     paths = RunPaths(run_dir)
-    load_manifest(paths.manifest)  # without data there are no folds: that is to be said first
+    load_manifest(paths.manifest, verify=True)  # first: without data there are no folds
     folds = [Fold(part, config.folds) for part in range(1, config.folds + 1)]
     missing = [fold for fold in folds if not plan_path(paths.fold_teacher(fold)).exists()]
     if missing:

@@ -197,10 +197,11 @@ def plan_refinement(config: RefineConfig, run_dir: Place, number: int) -> Plan:
     """Freeze what one round's labels will be made of.
 
     Raises:
+        ManifestError: If the manifest is missing or a file of it is damaged.
         StoreError: If candidates or teacher predictions are not there yet.
     """
     paths = RunPaths(run_dir)
-    manifest = load_manifest(paths.manifest)
+    manifest = load_manifest(paths.manifest, verify=True)
     candidates = candidates_plan(paths.candidates, manifest)
     teacher = stored_plan(paths.teacher(number), f"predict-teacher --round {number}")
     if teacher["plan"]["inputs"]["manifest"] != manifest.fingerprint:

@@ -125,21 +125,24 @@ def build_index(
             bad[int(image)] = FailedItem(item=item, reason=f"left out of training: {error}")
     labelled = rows[~np.isin(images, list(bad))]
     if not len(labelled):
-        raise StoreError(
-            f"expected labelled training expressions with masks, found none in {len(rows)} rows "
-            f"({len(bad)} images cannot be read); raise data.labelled"
-        )
+        raise StoreError(_why_nothing_is_labelled(tuple(bad.values())))
     refined = np.zeros(0, np.int64)
     if labels is not None:
         reader = LabelReader(labels)
         left_out = [NO_LABEL, *(reader.code_of(name) for name in UNTRAINED)]
         refined = np.flatnonzero(~np.isin(reader.scalars()["source"], left_out))
         if not len(refined):
-            raise StoreError(
-                f"{labels}: holds no label: nothing is unlabelled, or all items failed"
-            )
+            raise StoreError(f"{labels}: holds no label: all is labelled, or all items failed")
     index = SampleIndex(labelled=np.asarray(labelled, np.int64), refined=refined)
     return index, tuple(bad.values())
+
+
+def _why_nothing_is_labelled(bad: tuple[FailedItem, ...]) -> str:
+    expected = "expected labelled training expressions with masks, found none"
+    if not bad:
+        return f"{expected}; raise data.labelled"
+    more = f", and {len(bad) - 1} more images; mend them" if len(bad) > 1 else "; mend the image"
+    return f"{expected} whose image can be read: {bad[0].item} {bad[0].reason}{more}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,8 @@ from train.outcomes import Outcomes, figures, join, save_outcomes
 from train.predictor import Passes, Predictor, predictor_of
 from train.processes import ALONE, Processes
 from train.sheets import write_result_sheet
-from train.trained import Trained, load_trained, read_trained
+from train.trained import Trained, load_trained
+from train.training_folder import read_whole
 
 
 def evaluate_student(
@@ -59,6 +60,7 @@ def evaluate_student(
         `against`, the differences per protocol.
 
     Raises:
+        ManifestError: If the manifest is missing or a file of it is damaged.
         StoreError: If the round is not trained, the split has no truth, or there is nothing to
             compare with.
     """
@@ -102,8 +104,8 @@ def _task(
 ) -> _Task:
     def make() -> _Task:
         paths = RunPaths(run_dir)
-        trained = read_trained(paths.student(number), f"train-student --round {number}")
-        manifest = load_manifest(paths.manifest)
+        trained = read_whole(paths.student(number), f"train-student --round {number}")
+        manifest = load_manifest(paths.manifest, verify=processes.is_first)
         expressions = sentences_with_truth(manifest, split)[:limit]
         if not len(expressions):
             raise StoreError(

@@ -24,6 +24,7 @@ from train.networks import NETWORKS
 from train.predictor import Passes, encodes_once, predictor_of
 from train.text import TextEncoder
 from train.trained import Trained, load_trained, read_trained
+from train.training_folder import read_whole
 
 ALGORITHM_VERSION = 2
 """Raised whenever the same weights and inputs would give other predictions."""
@@ -121,18 +122,19 @@ def plan_teacher(
 
     Raises:
         ConfigError: If a fold is asked of a later round.
-        StoreError: If the previous round, or the fold's burn-in, is not trained.
+        ManifestError: If the manifest is missing or a file of it is damaged.
+        StoreError: If the previous round, or the fold's burn-in, is not trained, or damaged.
     """
     if number < 1:
         raise StoreError(f"--round {number}: the first teacher predicts in round 1")
     if fold is not None and number != 1:
         raise ConfigError(f"--fold {fold}: folds are predicted in round 1, found --round {number}")
     paths = RunPaths(run_dir)
-    manifest = load_manifest(paths.manifest)
+    manifest = load_manifest(paths.manifest, verify=True)
     if fold is None:
-        trained = read_trained(paths.student(number - 1), f"train-student --round {number - 1}")
+        trained = read_whole(paths.student(number - 1), f"train-student --round {number - 1}")
     else:
-        trained = read_trained(paths.fold_student(fold), f"train-student --fold {fold}")
+        trained = read_whole(paths.fold_student(fold), f"train-student --fold {fold}")
         made_of = (trained.plan.get("held_out"), trained.plan["inputs"]["manifest"])
         if made_of != (str(fold), manifest.fingerprint):  # it may have seen what it is to predict
             raise StoreError(

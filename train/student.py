@@ -103,6 +103,7 @@ def train_student(
     Raises:
         ConfigError: If a fold is asked of a later round or has no images, or a step has too few
             samples for all processes and micro-batches.
+        ManifestError: If the manifest is missing or a file of it is damaged.
         StoreError: If inputs are missing, made otherwise or damaged, or a training configured
             otherwise is in the way.
         SemiresError: If the loss is not finite; names the step.
@@ -170,7 +171,7 @@ def _prepare(
     if labels is not None:
         needed = None if limit is None else range(limit)
         require_rows(labels, f"refine-labels --round {number}", needed)
-    manifest = load_manifest(paths.manifest)
+    manifest = load_manifest(paths.manifest, verify=True)
     held_out = None if fold is None else held_out_images(manifest.labelled_images(), fold)
     index, failures = build_index(manifest, labels, held_out)
     plan = student_plan(config, run_dir, number, limit, failures, fold)

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from pipeline.columns import file_sha256
-from pipeline.config import differences, fingerprint, to_plain
+from pipeline.config import fingerprint, to_plain
 from pipeline.errors import ConfigError, StoreError
 from pipeline.folds import Fold
+from pipeline.json_files import read_checked, write_checked
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.paths import RunPaths
 from pipeline.places import Place
@@ -21,7 +22,6 @@ from pipeline.records import (
     FailedItem,
     atomic_write,
     content_fingerprint,
-    read_json,
     replacing,
     stored_plan,
     write_json,
@@ -38,6 +38,7 @@ from train.text import (
     tokenizer_sha256,
 )
 from train.trained import WEIGHTS, Trained, is_finished, read_trained, tokenizer_source
+from train.training_changes import changes, refuse_changed
 from train.workspace import DESCRIPTION, PLAN, drop, fetch, publish, workspace
 
 ALGORITHM_VERSION = 1
@@ -85,7 +86,7 @@ def student_plan(
     if tokenizer is not None and (content := tokenizer_sha256(tokenizer)) is not None:
         inputs["tokenizer"] = content
     if number:
-        previous = read_trained(paths.student(number - 1), f"train-student --round {number - 1}")
+        previous = read_whole(paths.student(number - 1), f"train-student --round {number - 1}")
         _refuse_other_tokenizer(previous, inputs.get("tokenizer"))
         labels = stored_plan(paths.labels(number), f"refine-labels --round {number}")
         _refuse_other_labels(paths, labels, number, inputs["manifest"], previous.fingerprint)
@@ -171,6 +172,23 @@ def _refuse_other_labels(
             )
 
 
+def read_whole(folder: Place, made_by: str) -> Trained:
+    """Read what a finished training says of itself, its own hash compared.
+
+    Raises:
+        StoreError: If it is not finished, or its description is damaged; names the command to run.
+    """
+    trained = read_trained(folder, made_by)
+    try:
+        read_checked(folder / DESCRIPTION)
+    except StoreError as error:
+        raise StoreError(
+            f"{folder / DESCRIPTION}: expected what the training wrote, found another (its own "
+            f"hash differs); run '{made_by} --force'"
+        ) from error
+    return trained
+
+
 def is_done(folder: Place, plan: dict[str, Any], replace: Replace) -> bool:
     """Tell whether this training is finished and intact.
 
@@ -179,27 +197,9 @@ def is_done(folder: Place, plan: dict[str, Any], replace: Replace) -> bool:
     """
     if not (folder / PLAN).exists() or replace == "always":
         return False
-    lines = _changes(folder, plan)
-    if lines and replace == "never":
-        raise StoreError(
-            f"{folder}: trained otherwise ({'; '.join(lines[:5])}); go back to that, choose a new "
-            f"--run-dir, or add --force to replace it"
-        )
-    return not lines and is_finished(folder)
-
-
-def _changes(folder: Place, plan: dict[str, Any]) -> list[str]:
-    """Name what differs between a plan and the one that a training was begun with.
-
-    A plan from before folders of tokenizers were hashed has no hash of one: it counts as the same,
-    so that what was trained then stays what it is.
-    """
-    stored = read_json(folder / PLAN)
-    inputs = stored.get("inputs")
-    if isinstance(inputs, dict) and "tokenizer" not in inputs:
-        hashed = {name: value for name, value in plan["inputs"].items() if name != "tokenizer"}
-        plan = {**plan, "inputs": hashed}
-    return differences(stored, plan)
+    if replace == "never":
+        refuse_changed(folder, plan)
+    return not changes(folder, plan) and is_finished(folder)
 
 
 @contextmanager
@@ -211,7 +211,7 @@ def begun(folder: Place, plan: dict[str, Any]) -> Iterator[None]:
     path = folder / PLAN
     unfinished = path.exists() and not (folder / DESCRIPTION).exists()
     try:
-        if unfinished and not _changes(folder, plan):
+        if unfinished and not changes(folder, plan):
             fetch(folder)
             yield
         else:
@@ -295,4 +295,4 @@ def finish(
         **facts,
     }
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    write_json(folder / DESCRIPTION, document)
+    write_checked(folder / DESCRIPTION, document)

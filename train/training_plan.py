@@ -10,7 +10,8 @@ from pipeline.folds import Fold, held_out_images
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
 from pipeline.places import Place
-from pipeline.records import read_json, require_rows
+from pipeline.records import require_rows
+from pipeline.trainings import left_out_of, still_left_out
 from train.config import TrainConfig
 from train.training_folder import folder_of, is_done, phase_of, student_plan
 from train.workspace import DESCRIPTION, PLAN
@@ -48,10 +49,12 @@ def plan_training(
 ) -> TrainingPlan:
     """List what decides a training; arguments as `train_student` takes them.
 
-    Labelled images are not read: those that the training there has left out count as left out.
+    Of the labelled images those are read that the training there has left out: one that can be read
+    now is no longer left out. Another that cannot be read any more is found when it is trained on.
 
     Raises:
         ConfigError: If what is asked does not fit together.
+        ManifestError: If the manifest is missing or a file of it is damaged.
         StoreError: If an input is missing, not done or of another data set.
     """
     refuse_misfits(config, number, fold, processes=1)
@@ -65,7 +68,8 @@ def plan_training(
         folder_of(run_dir, number, fold),
     )
     if (folder / PLAN).exists():
-        plan["left_out"] = read_json(folder / PLAN).get("left_out", [])
+        manifest = load_manifest(paths.manifest)
+        plan["left_out"] = still_left_out(manifest, left_out_of(folder))
     return TrainingPlan(folder=folder, plan=plan, steps=phase_of(config, number).steps)
 
 
@@ -89,7 +93,7 @@ def refuse_misfits(config: TrainConfig, number: int, fold: Fold | None, processe
 
 
 def _refuse_nothing_labelled(run_dir: Place, fold: Fold | None) -> None:
-    manifest = load_manifest(RunPaths(run_dir).manifest)
+    manifest = load_manifest(RunPaths(run_dir).manifest, verify=True)
     rows = manifest.expressions_of("train", labelled=True)
     rows = rows[np.diff(manifest.object_rle.offsets)[manifest.expression_object[rows]] > 0]
     if fold is not None:
