@@ -130,21 +130,30 @@ def locked(run_dir: Place, function: Callable[[], C], engine: Engine | None = No
         return function()
 
 
-def print_plan(plan: Plan, limit: int | None, made_by: str) -> int:
-    """Say what a stage would do, or that it would refuse (--dry-run); give the exit code."""
+def print_plan(plan: Plan, limit: int | None, made_by: str, engine: Engine) -> int:
+    """Say what a stage would do, or that it would refuse (--dry-run); give the exit code.
+
+    Args:
+        plan: Of the stage.
+        limit: As `run_stage` takes it.
+        made_by: The verb, for messages.
+        engine: Which shards are this process's: of a static run only those of its part.
+    """
     wanted = range(plan.num_shards if limit is None else shards_of(plan, limit))
     try:
         check_plan(plan, made_by)
     except SemiresError as error:
-        click.echo(f"would refuse: {error}")
+        click.echo(f"would refuse: {redacted(str(error))}")
         click.echo(f"with --force: all {len(wanted)} shards")
         return EXIT_ERROR
     grown = growth_of(plan)
     kept = set() if grown is None else set(grown.kept)
     todo = [shard for shard in pending_shards(plan) if shard in wanted and shard not in kept]
+    mine = [shard for shard in todo if engine.takes(shard)]
+    part = "" if engine.part is None else f" in this part, of {len(todo)}"
     click.echo(
         f"{plan.stage}: {plan.num_items} {plan.unit} in {plan.num_shards} shards of "
-        f"{plan.shard_size}; {len(todo)} to do -> {plan.store}"
+        f"{plan.shard_size}; {len(mine)} to do{part} -> {plan.store}"
     )
     if grown is not None:
         click.echo(f"grows from {grown.items} {plan.unit}; {len(kept)} whole shards are kept")
@@ -170,7 +179,7 @@ def finish_stage(summary: StageSummary, rows: Mapping[str, Any] | None = None) -
 def report_failures(failures: tuple[FailedItem, ...]) -> int:
     """Name the first failed items on stderr, and where all are listed; give the exit code."""
     for failure in failures[:MAX_FAILURES_SHOWN]:
-        click.echo(f"failed: {failure.item}: {failure.reason}", err=True)
+        click.echo(redacted(f"failed: {failure.item}: {failure.reason}"), err=True)
     more = len(failures) - MAX_FAILURES_SHOWN
     if more > 0:
         click.echo(

@@ -4,9 +4,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from pipeline.attempts import held
+from pipeline.current_inputs import plan_differences
 from pipeline.errors import StoreError
 from pipeline.growth import grow_store, has_grown, kept_shards
 from pipeline.locks import Part
@@ -63,7 +65,7 @@ def check_plan(plan: Plan, made_by: str) -> bool:
             ) from error
         return False
     if stored["fingerprint"] != plan.fingerprint and not has_grown(plan, stored):
-        refuse_other_plan(plan, made_by)
+        refuse_other_plan(plan, made_by, partial(plan_differences, plan.store))
     return True
 
 

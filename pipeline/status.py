@@ -4,14 +4,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pipeline.current_inputs import input_differences, previous_folder
+from pipeline.current_inputs import input_differences
 from pipeline.errors import SemiresError, StoreError
+from pipeline.failed_items import PREPARE, manifest_or_none
+from pipeline.failed_items import Failure as Failure
+from pipeline.failed_items import failures_of as failures_of
 from pipeline.growth import first_items_are
-from pipeline.json_files import read_json
-from pipeline.manifest import load_manifest, read_description
+from pipeline.json_files import read_checked
+from pipeline.manifest import DESCRIPTION, Manifest, load_manifest, read_description
 from pipeline.paths import RunPaths
-from pipeline.places import Place, has_files, relative_name
-from pipeline.prepare_summary import failures_of_manifest
+from pipeline.places import Place, has_files
 from pipeline.records import (
     DoneRecord,
     file_lengths,
@@ -19,15 +21,28 @@ from pipeline.records import (
     read_all_done,
     stored_plan,
 )
-from pipeline.run_contents import is_store, stores_of_run, verb_of
+from pipeline.run_contents import is_store, run_dir_of, stores_of_run, verb_of
+from pipeline.run_order import made_of, name_in_round, order_in_job
+from pipeline.trainings import (
+    Evaluation,
+    evaluations_in,
+    left_out_differences,
+    left_out_of,
+    metrics_below,
+    still_left_out,
+    trainings_below,
+    verb_of_evaluations,
+    verb_of_training,
+)
 
 MAX_REASONS = 5
-PREPARE = "prepare-data"
+_PART = re.compile(r"round-\d+|calibration|fold-\d+-of-\d+")
+"""Folders of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStatus:
-    """How far one store or training is."""
+    """How far one store, training or evaluation is."""
 
     place: Place
     verb: str
@@ -56,79 +71,44 @@ class StageStatus:
         return "to do" if self.missing else "done"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One failed item of a stage."""
-
-    item: str
-    stage: str
-    reason: str
-    attempts: int
-
-
 def run_status(run_dir: Place) -> list[StageStatus]:
-    """Give the status of the manifest, all stores and trainings of a run, in the job's order.
+    """Give the status of all that a run holds, in the job's order.
 
-    Quick: lengths of files are compared, not hashes (`audit.verify_all` does that).
+    That is the manifest, the stores, the trainings and the evaluations that were begun. Quick:
+    lengths of files are compared, not hashes (`audit.verify_all` does that); of the images those
+    are read that a training left out.
 
     Raises:
-        StoreError: If there is neither a manifest nor a store, or it is a store itself.
+        StoreError: If there is neither a manifest nor a store, or it is a store itself or a folder
+            inside a run.
     """
-    if is_store(run_dir):
-        raise StoreError(
-            f"{run_dir}: expected a run directory, found a store; give the folder that holds it "
-            "and the manifest"
-        )
+    _refuse_part_of_a_run(run_dir)
     stores = [_store_status(store, run_dir) for store in stores_of_run(run_dir)]
-    folders = [*run_dir.glob("round-*/student"), *run_dir.glob("calibration/*/student")]
-    students = [_student_status(folder, run_dir) for folder in folders if _begun(folder)]
-    ordered = sorted([*stores, *students], key=lambda status: _order(status.place, run_dir))
+    manifest = manifest_or_none(run_dir)
+    students = [_student_status(place, run_dir, manifest) for place in trainings_below(run_dir)]
+    measured = [found for metrics in metrics_below(run_dir) for found in _evaluations(metrics)]
+    found = [*stores, *students, *measured]
+    ordered = sorted(found, key=lambda status: order_in_job(status.place, run_dir))
     return [*_manifest_status(run_dir), *_stale_by_inheritance(ordered)]
 
 
-def failures_of(path: Place) -> list[Failure]:
-    """List the failed items of a store; or of a run: of its manifest and all its stores.
-
-    Raises:
-        StoreError: If there is neither a manifest nor a store.
-        ManifestError: If what the manifest left out cannot be read.
-    """
-    if not is_store(path) and has_files(RunPaths(path).manifest):
-        entries = failures_of_manifest(path)
-    else:
-        entries = []
-    found = [
-        Failure(f"{entry.item} {entry.file}".strip(), PREPARE, entry.reason, 1)
-        for entry in entries
-        if entry.severity == "failed"
-    ]
-    for store in stores_of_run(path):
-        stage = store.stem if store == path else relative_name(store, path).removesuffix(".zarr")
-        for record in _records(store):
-            found += [
-                Failure(failure.item, stage, failure.reason, record.attempts_of(failure))
-                for failure in record.failures
-            ]
-    return found
-
-
-def _records(store: Place) -> list[DoneRecord]:
-    found = read_all_done(store)
-    return [record for _, record in found if record is not None and record.failures]
-
-
-def _begun(folder: Place) -> bool:
-    return (folder / "plan.json").exists() or (folder / "student.json").exists()
-
-
-def _order(place: Place, run_dir: Place) -> tuple[int, int, str]:
-    """Sort candidates, then calibration, then rounds; in a round teacher, labels, student."""
-    parts = relative_name(place, run_dir).split("/")
-    round_of = re.fullmatch(r"round-(\d+)", parts[0])
-    steps = {"teacher.zarr": 0, "labels.zarr": 1, "student": 2}
-    if parts[0] == "calibration":
-        return 0, 1 - steps.get(place.name, 2), parts[1]
-    return (int(round_of[1]) + 1 if round_of else -1), steps.get(place.name, 3), place.name
+def _refuse_part_of_a_run(path: Place) -> None:
+    """Refuse a store, or a folder inside a run: what it was made of lies beside it."""
+    if is_store(path):
+        raise StoreError(
+            f"{path}: expected a run directory, found a store; give the folder that holds it "
+            "and the manifest"
+        )
+    if has_files(RunPaths(path).manifest):
+        return
+    run_dir = run_dir_of(path)
+    if run_dir is not None and not (RunPaths(run_dir).manifest / DESCRIPTION).exists():
+        run_dir = None  # a folder of that name
+    if run_dir is not None or _PART.fullmatch(path.name):
+        raise StoreError(
+            f"{path}: expected a run directory, found a folder inside one; give the folder that "
+            f"holds the manifest{'' if run_dir is None else f', {run_dir}'}"
+        )
 
 
 def _manifest_status(run_dir: Place) -> list[StageStatus]:
@@ -200,21 +180,57 @@ def _problem(
     return None if whole else "a file is missing or of another length"
 
 
-def _student_status(folder: Place, run_dir: Place) -> StageStatus:
-    number = folder.parent.name.removeprefix("round-")
-    fold = re.fullmatch(r"fold-(\d+)-of-(\d+)", folder.parent.name)
-    verb = (
-        f"train-student --fold {fold[1]}/{fold[2]}" if fold else f"train-student --round {number}"
+def _student_status(folder: Place, run_dir: Place, manifest: Manifest | None) -> StageStatus:
+    status = StageStatus(
+        place=folder, verb=verb_of_training(folder), unit="training", items=1, shards=1
     )
-    finished = (folder / "student.json").exists()
-    status = StageStatus(place=folder, verb=verb, unit="training", items=1, shards=1)
     try:
-        plan = dict(read_json(folder / "plan.json"))
-    except (SemiresError, TypeError, ValueError) as error:
+        plan, names = read_checked(folder / "plan.json"), left_out_of(folder)
+    except StoreError as error:
         return replace(status, damaged=1, reasons=(str(error),))
     lines = input_differences(folder, run_dir, plan)
-    done = int(finished)
-    return replace(status, done=done, missing=1 - done, stale=bool(lines), reasons=tuple(lines))
+    if manifest is not None and not lines:
+        lines = [
+            f"{line}; '{status.verb} --force' trains anew"
+            for line in left_out_differences(names, still_left_out(manifest, names))
+        ]
+    done = int((folder / "student.json").exists())
+    return replace(
+        status,
+        done=done,
+        missing=1 - done,
+        failed_items=len(names),
+        stale=bool(lines),
+        reasons=tuple(lines),
+    )
+
+
+def _evaluations(metrics: Place) -> list[StageStatus]:
+    verb = verb_of_evaluations(metrics)
+    status = StageStatus(place=metrics, verb=verb, unit="sentences", shards=1)
+    try:
+        return [_evaluation_status(status, found) for found in evaluations_in(metrics)]
+    except StoreError as error:
+        return [replace(status, damaged=1, reasons=(str(error),))]
+
+
+def _evaluation_status(status: StageStatus, found: Evaluation) -> StageStatus:
+    """Give the status of one evaluation; one of other weights or data is measured again."""
+    folder = found.metrics.parent
+    run_dir, plan = folder.parent, {"inputs": found.inputs}
+    lines = [
+        f"{line}; '{found.verb}' measures again"
+        for line in input_differences(found.metrics, run_dir, plan)
+    ]
+    return replace(
+        status,
+        verb=found.verb,
+        items=found.sentences + len(found.failed),
+        done=int(not lines),
+        missing=int(bool(lines)),
+        failed_items=len(found.failed),
+        reasons=tuple(lines),
+    )
 
 
 def _stale_by_inheritance(statuses: list[StageStatus]) -> list[StageStatus]:
@@ -222,26 +238,11 @@ def _stale_by_inheritance(statuses: list[StageStatus]) -> list[StageStatus]:
     stale: set[str] = set()
     found = []
     for status in statuses:
-        because = [name for name in _made_of(status.place) if name in stale]
+        because = [name for name in made_of(status.place) if name in stale]
         if because and not status.stale:
             lines = tuple(f"{name} is stale" for name in because)
             status = replace(status, stale=True, reasons=(*lines, *status.reasons))
         if status.stale:
-            stale.add(_name(status.place))
+            stale.add(name_in_round(status.place))
         found.append(status)
     return found
-
-
-def _name(place: Place) -> str:
-    kind = place.stem
-    return kind if kind == "candidates" else f"{place.parent.name}/{kind}"
-
-
-def _made_of(place: Place) -> list[str]:
-    folder = place.parent.name
-    if place.stem == "labels":
-        return ["candidates", f"{folder}/teacher"]
-    before = f"{previous_folder(place).name}/student" if folder.startswith("round-") else ""
-    if place.stem == "teacher":
-        return [before or f"{folder}/student"]
-    return [f"{folder}/labels", before] if place.stem == "student" else []

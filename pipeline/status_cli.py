@@ -43,15 +43,18 @@ def status(*, run: Place) -> int:
 
 
 @click.command(cls=SectionCommand, context_settings=CONTEXT)
+@click.argument("run", type=PlaceType(), required=False)
 @run_options
 @verb
-def plan(*, config: Path, run_dir: Place, overrides: tuple[str, ...]) -> int:
+def plan(*, config: Path, run: Place | None, run_dir: Place, overrides: tuple[str, ...]) -> int:
     """Say what every step of the job would do with this config, or why it would refuse.
 
-    The same as 'run-rounds --dry-run': writes nothing; exit 1 if a step would refuse.
+    The same as 'run-rounds --dry-run': writes nothing; exit 1 if a step would refuse. RUN is the
+    same as --run-dir.
 
-    Example: inspect-shards plan --config stages.yaml --run-dir runs/demo
+    Example: inspect-shards plan runs/demo --config stages.yaml
     """
+    run_dir = _one_run(run, run_dir)
     options = ["--config", str(config), "--run-dir", str(run_dir), "--dry-run"]
     options += [part for override in overrides for part in ("--set", override)]
     # By its entry point, since the floors above are not imported here.
@@ -60,11 +63,22 @@ def plan(*, config: Path, run_dir: Place, overrides: tuple[str, ...]) -> int:
     return 0
 
 
+def _one_run(run: Place | None, run_dir: Place) -> Place:
+    """Give the run that is meant by RUN or --run-dir; two different ones are unusable arguments."""
+    source = click.get_current_context().get_parameter_source("run_dir")
+    given = source is not None and source is not click.core.ParameterSource.DEFAULT
+    if run is not None and given and run.resolve() != run_dir.resolve():
+        raise click.UsageError(f"expected one run, found RUN {run} and --run-dir {run_dir}")
+    return run_dir if run is None else run
+
+
 @click.command(context_settings=CONTEXT)
 @RUN
 @verb
 def failures(*, run: Place) -> int:
     """List the failed items of a run or a store: item, stage, reason, attempts.
+
+    Of a run these are those of all stages, of trainings and of evaluations.
 
     Example: inspect-shards failures runs/demo
     """

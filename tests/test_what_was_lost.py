@@ -60,7 +60,7 @@ def test_what_was_made_of_failed_items_is_stale_when_they_are_tried_again(begun,
     assert {"labels.zarr", "student"} <= stale.keys()
     refused = call(refine_labels, begun, small_config, "--round", "1")
     assert refused.exit_code == 1
-    assert "inputs.candidates" in refused.output
+    assert "inputs.candidates: failed items of candidates.zarr were tried again" in refused.output
     assert call(refine_labels, begun, small_config, "--round", "1", "--force").exit_code == 0
     found = file_hashes(begun)
     assert {n: found[n] for n in labels} == {n: expected[n] for n in labels}

@@ -45,7 +45,8 @@ def plan_job(
 ) -> Iterator[Step]:
     """Ask every step of a job, in order, what it would do with what lies in the run directory.
 
-    Images are not looked at: one that cannot be read is found when it is trained on.
+    Of images those are looked at that a training there has left out; another that cannot be read
+    is found when it is trained on.
 
     Args:
         job: All sections.

@@ -1,6 +1,6 @@
 """Shell: the whole job, in order, resuming where it was stopped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import click
 
 from pipeline.candidate_stage import sam_candidates
 from pipeline.engines import Engine, shared_workers
+from pipeline.errors import StoreError
 from pipeline.folds import Fold
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
@@ -58,7 +59,8 @@ def run_rounds(
         say: Gets one line per step.
 
     Raises:
-        SemiresError: If a step refuses, or no split that is to be evaluated has a truth.
+        SemiresError: If a step refuses or leaves out more than the engine's `max_failures`, or no
+            split that is to be evaluated has a truth.
     """
     with shared_workers():
         return _run(config, run_dir, engine, limit, replace, say)
@@ -105,9 +107,9 @@ def _run(
             failures += summary.failures
             row |= {"quality": quality}
         say(f"round {number}: train" if number else "round 0: burn-in on labelled data")
-        failures += train_student(config.train, run_dir, number, replace=replace).failures
+        failures += _train(config, run_dir, number, stage)
         final = last and config.rounds.stop is None
-        row["metrics"] = _evaluate(config.evaluate, run_dir, number, final=final)
+        row["metrics"] = _evaluate(config.evaluate, run_dir, number, engine, final=final)
         rows.append(row)
         if number:
             row["gain"] = gain_of_round(config.evaluate, run_dir, number)
@@ -117,7 +119,7 @@ def _run(
         if reason is not None and not last:
             say(reason)
             break
-    best = _mark_best(config, run_dir, rows)
+    best = _mark_best(config, run_dir, rows, engine)
     for row in rows:
         for result in row["metrics"].values():
             failures += [FailedItem(**failure) for failure in result["failed"]]
@@ -137,9 +139,8 @@ def _calibrate(
     failures: list[FailedItem] = []
     for part in range(1, config.calibrate.folds + 1):
         fold = Fold(part, config.calibrate.folds)
-        trained = train_student(config.train, run_dir, 0, replace=stage["replace"], fold=fold)
-        predicted = predict_teacher(config.teacher, run_dir, 1, fold=fold, **stage)
-        failures += [*trained.failures, *predicted.failures]
+        failures += _train(config, run_dir, 0, stage, fold)
+        failures += predict_teacher(config.teacher, run_dir, 1, fold=fold, **stage).failures
     if not is_chosen(config.calibrate, run_dir, number):
         document = calibrate(config.calibrate, run_dir, number)
         if apply_best(document, config.refine, run_dir) is None:
@@ -147,7 +148,50 @@ def _calibrate(
     return failures
 
 
-def _mark_best(config: JobConfig, run_dir: Place, rows: list[dict[str, Any]]) -> int:
+def _train(
+    config: JobConfig,
+    run_dir: Place,
+    number: int,
+    stage: dict[str, Any],
+    fold: Fold | None = None,
+) -> tuple[FailedItem, ...]:
+    """Train, within the engine's `max_failures` of the labelled images and the refined labels."""
+    summary = train_student(config.train, run_dir, number, replace=stage["replace"], fold=fold)
+    step = f"train-student --round {number}" if fold is None else f"train-student --fold {fold}"
+    images = len(load_manifest(RunPaths(run_dir).manifest).labelled_images())
+    refuse_too_many(
+        summary.failures, images + summary.refined, stage["engine"], f"{run_dir}: '{step}'"
+    )
+    return summary.failures
+
+
+def refuse_too_many(
+    failures: Sequence[FailedItem], num_items: int, engine: Engine | None, step: str
+) -> None:
+    """Refuse to go on after a step that left out more than the engine's `max_failures` allows.
+
+    Args:
+        failures: What it left out.
+        num_items: Of how many.
+        engine: Of the job.
+        step: Run and command, for the message.
+
+    Raises:
+        StoreError: Names the first of them.
+    """
+    budget = None if engine is None else engine.max_failures
+    if budget is None or len(failures) <= budget.allowed(num_items):
+        return
+    raise StoreError(
+        f"{step}: {len(failures)} items failed, more than --max-failures {budget} allows "
+        f"({budget.allowed(num_items)}); stopped, and what is done is kept; the first is "
+        f"{failures[0].item}: {failures[0].reason}; 'inspect-shards failures' lists all"
+    )
+
+
+def _mark_best(
+    config: JobConfig, run_dir: Place, rows: list[dict[str, Any]], engine: Engine | None
+) -> int:
     """Find the round that counts; with `rounds.stop` mark it and evaluate its final splits."""
     if config.rounds.stop is None:
         number: int = rows[-1]["round"]
@@ -155,15 +199,21 @@ def _mark_best(config: JobConfig, run_dir: Place, rows: list[dict[str, Any]]) ->
     best = best_round(rows, config.rounds.stop, config.evaluate)
     row = next(row for row in rows if row["round"] == best)
     row["best"] = True
-    row["metrics"] = _evaluate(config.evaluate, run_dir, best, final=True)
+    row["metrics"] = _evaluate(config.evaluate, run_dir, best, engine, final=True)
     return best
 
 
 def _evaluate(
-    config: EvaluateConfig, run_dir: Place, number: int, *, final: bool
+    config: EvaluateConfig, run_dir: Place, number: int, engine: Engine | None, *, final: bool
 ) -> dict[str, dict[str, Any]]:
-    splits = splits_of_round(config, run_dir, final=final)
-    return {split: evaluate_student(config, run_dir, number, split) for split in splits}
+    """Evaluate every split of a round, each within the engine's `max_failures`."""
+    results: dict[str, dict[str, Any]] = {}
+    for split in splits_of_round(config, run_dir, final=final):
+        result = results[split] = evaluate_student(config, run_dir, number, split)
+        failed = [FailedItem(**entry) for entry in result["failed"]]
+        step = f"{run_dir}: 'evaluate-student --round {number} --split {split}'"
+        refuse_too_many(failed, result["sentences"] + len(failed), engine, step)
+    return results
 
 
 def _sheet(config: JobConfig, run_dir: Place, number: int) -> Place:

@@ -12,11 +12,16 @@ from pipeline.candidate_config import CandidatesConfig
 from pipeline.candidate_stage import plan_candidates, sam_candidates
 from pipeline.cli import inspect_shards
 from pipeline.cli import sam_candidates as verb
+from pipeline.commands import print_plan
+from pipeline.current_inputs import plan_differences
+from pipeline.engines import Engine
 from pipeline.errors import StoreError
+from pipeline.json_files import read_checked, write_checked
+from pipeline.locks import Part
 from pipeline.paths import RunPaths
 from pipeline.preparation import growth_of
 from pipeline.prepare import prepare_data
-from pipeline.records import done_path, records_folder
+from pipeline.records import done_path, note_retry, records_folder
 from pipeline.status import failures_of, run_status
 from tests.pipeline.null_stages import digest
 from tests.pipeline.small_data import jsonl_config, line, write_image
@@ -95,11 +100,11 @@ def test_images_in_between_exchanged_or_taken_away_are_refused(tmp_path, names):
     run_dir = make_run(tmp_path / "a", NAMES[:4])
     sam_candidates(FEW, run_dir)
     make_run(tmp_path / "a", names)
-    with pytest.raises(StoreError, match=r"inputs.images: .*, now .*--force"):
+    with pytest.raises(StoreError, match=r"inputs.images: .*--force"):
         sam_candidates(FEW, run_dir)
     status = candidates_status(run_dir)
     assert status.state == "stale"
-    assert status.reasons[0].startswith("inputs.images: ")
+    assert status.reasons == ("inputs.images: manifest has other training images than then",)
     result = invoke("status", run_dir)
     assert result.exit_code == 1
     assert "stale" in result.stdout
@@ -129,6 +134,18 @@ def test_dry_run_says_that_a_store_grows(tmp_path):
     assert "7 images in 4 shards of 2; 2 to do" in result.stdout
     assert "grows from 4 images; 2 whole shards are kept" in result.stdout
     assert before == {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+
+
+@pytest.mark.parametrize(("index", "todo"), [(0, 2), (1, 1)])
+def test_dry_run_counts_the_shards_of_its_part(tmp_path, capsys, index, todo):
+    plan = plan_candidates(FEW, make_run(tmp_path / "a", NAMES[:5]))
+    assert print_plan(plan, None, "sam-candidates", Engine(part=Part(index, 2))) == 0
+    whole = capsys.readouterr().out
+    assert f"5 images in 3 shards of 2; {todo} to do in this part, of 3 ->" in whole
+    assert print_plan(plan, 2, "sam-candidates", Engine(part=Part(index, 2))) == 0
+    assert f"; {1 - index} to do in this part, of 1 ->" in capsys.readouterr().out
+    assert print_plan(plan, None, "sam-candidates", Engine()) == 0
+    assert "3 shards of 2; 3 to do ->" in capsys.readouterr().out
 
 
 def test_dry_run_counts_a_grown_stores_shards_as_the_stage_does(tmp_path):
@@ -288,24 +305,117 @@ def test_a_finished_run_is_done_and_a_changed_student_makes_its_heirs_stale(fini
     found = run_status(finished_run[0])
     assert {status.state for status in found} == {"done"}
     assert [status.verb for status in found] == [
-        "prepare-data", "sam-candidates", "train-student --round 0", "predict-teacher --round 1",
-        "refine-labels --round 1", "train-student --round 1", "predict-teacher --round 2",
+        "prepare-data", "sam-candidates", "train-student --round 0",
+        "evaluate-student --round 0 --split val", "predict-teacher --round 1",
+        "refine-labels --round 1", "train-student --round 1",
+        "evaluate-student --round 1 --split val", "predict-teacher --round 2",
         "refine-labels --round 2", "train-student --round 2",
+        "evaluate-student --round 2 --split val",
     ]  # fmt: skip
     run_dir = tmp_path / "copy"
     shutil.copytree(finished_run[0], run_dir)
     path = run_dir / "round-0" / "student" / "student.json"
     document = json.loads(path.read_text())
-    old, document["fingerprint"] = document["fingerprint"], "f" * 64
+    document["fingerprint"] = "f" * 64
     path.write_text(json.dumps(document))
     by_verb = {status.verb: status for status in run_status(run_dir)}
     teacher = by_verb.pop("predict-teacher --round 1")
-    assert teacher.reasons[0].startswith("inputs.student: ")
-    assert old[:20] in teacher.reasons[0]
-    assert "ffff" in teacher.reasons[0]
+    assert teacher.reasons == ("inputs.student: round-0/student was made anew since",)
     assert by_verb["sam-candidates"].state == by_verb["train-student --round 0"].state == "done"
     assert by_verb["refine-labels --round 1"].reasons == ("round-1/teacher is stale",)
     assert by_verb["train-student --round 2"].state == "stale"
+    evaluation = by_verb["evaluate-student --round 1 --split val"]
+    assert (evaluation.state, evaluation.reasons) == ("stale", ("round-1/student is stale",))
+
+
+def test_an_evaluation_of_other_weights_is_to_do(finished_run, tmp_path):
+    run_dir = shutil.copytree(finished_run[0], tmp_path / "copy")
+    path = run_dir / "round-2" / "metrics.json"
+    document = json.loads(path.read_text())
+    document["val"]["inputs"]["weights"] = "f" * 64
+    path.write_text(json.dumps(document))
+    *others, evaluation = run_status(run_dir)
+    assert {status.state for status in others} == {"done"}
+    assert evaluation.state == "to do"
+    assert evaluation.reasons == (
+        "inputs.weights: round-2/student was made anew since; 'evaluate-student --round 2 --split "
+        "val' measures again",
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", '{"val": 5}', '{"val": {"sentences": 1}}',
+     '{"val": {"sentences": 1, "failed": [5], "inputs": {}}}'],
+)  # fmt: skip
+def test_damaged_results_are_damaged_and_no_failures_are_passed_over(finished_run, tmp_path, text):
+    run_dir = shutil.copytree(finished_run[0], tmp_path / "copy")
+    path = run_dir / "round-2" / "metrics.json"
+    path.write_text(text)
+    *others, evaluation = run_status(run_dir)
+    assert {status.state for status in others} == {"done"}
+    assert (evaluation.verb, evaluation.state) == ("evaluate-student --round 2", "damaged")
+    assert str(path) in evaluation.reasons[0]
+    result = invoke("failures", run_dir)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {path}: damaged")
+
+
+@pytest.mark.parametrize("part", ["round-1", "round-1/student", "scenes"])
+def test_a_folder_inside_a_run_has_no_status_of_its_own(finished_run, part):
+    run_dir = finished_run[0]
+    result = invoke("status", run_dir / part)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"error: {run_dir / part}: expected a run directory, found a folder inside one; give the "
+        f"folder that holds the manifest, {run_dir}\n"
+    )
+
+
+def test_a_round_that_was_taken_out_of_its_run_has_no_status(finished_run, tmp_path):
+    shutil.copytree(finished_run[0] / "round-1", tmp_path / "round-1")
+    with pytest.raises(StoreError, match=r"inside one; give the folder that holds the manifest$"):
+        run_status(tmp_path / "round-1")
+
+
+def test_inputs_are_told_in_words(finished_run, tmp_path):
+    run_dir = shutil.copytree(finished_run[0], tmp_path / "copy")
+    paths = RunPaths(run_dir)
+    note_retry(paths.candidates)
+    plan_path = records_folder(paths.teacher(1)) / "plan.json"
+    plan = read_checked(plan_path)
+    write_checked(plan_path, {**plan, "fingerprint": "f" * 64})
+    shutil.rmtree(records_folder(paths.labels(1)))
+    found = {stage.verb: stage.reasons for stage in run_status(run_dir)}
+    assert found["refine-labels --round 2"] == (
+        "inputs.candidates: failed items of candidates.zarr were tried again",
+    )
+    assert found["train-student --round 1"][0] == (
+        "inputs.labels: round-1/labels.zarr is not there, or damaged"
+    )
+    shutil.copytree(
+        records_folder(RunPaths(finished_run[0]).labels(1)), records_folder(paths.labels(1))
+    )
+    labels = {stage.verb: stage.reasons for stage in run_status(run_dir)}["refine-labels --round 1"]
+    assert labels == (
+        "inputs.candidates: failed items of candidates.zarr were tried again",
+        "inputs.teacher: round-1/teacher.zarr was made anew since",
+    )
+
+
+def test_settings_are_told_by_value_and_inputs_in_words(finished_run):
+    labels = RunPaths(finished_run[0]).labels(1)
+    old = {"canvas": 1, "inputs": {"candidates": "e" * 64, "images": "a"}, "limit": None}
+    new = {"canvas": 2, "inputs": {"candidates": "f" * 64, "images": "a"}, "limit": None}
+    assert plan_differences(labels, old, new) == [
+        "canvas: 1, now 2",
+        "inputs.candidates: candidates.zarr was made anew since",
+    ]
+    assert plan_differences(labels, old, old) == []
+    assert plan_differences(labels, old, {**old, "inputs": {**old["inputs"], "init_0": "b"}}) == [
+        'inputs.init_0: null, now "b"'
+    ]
+    assert plan_differences(labels, {"inputs": 5}, {"inputs": 6}) == ["inputs: 5, now 6"]
 
 
 def test_plan_asks_every_stage_and_shows_the_difference(finished_run, small_config):
@@ -319,6 +429,18 @@ def test_plan_asks_every_stage_and_shows_the_difference(finished_run, small_conf
     assert changed.exit_code == 1
     assert "would refuse" in changed.stdout
     assert "canvas: 256, now 128" in changed.stdout
+
+
+def test_plan_takes_the_run_as_the_others_do(finished_run, small_config, tmp_path):
+    run_dir, config = finished_run[0], ("--config", small_config)
+    named = invoke("plan", run_dir, *config)
+    assert named.exit_code == 0, named.output
+    assert named.stdout == invoke("plan", "--run-dir", run_dir, *config).stdout
+    assert f"{run_dir}: 12 done, 0 to do\n" in named.stdout
+    assert invoke("plan", run_dir, "--run-dir", run_dir, *config).stdout == named.stdout
+    both = invoke("plan", run_dir, "--run-dir", tmp_path, *config)
+    assert both.exit_code == 2
+    assert f"expected one run, found RUN {run_dir} and --run-dir {tmp_path}" in both.stderr
 
 
 def test_who_holds_the_run_is_named(tmp_path):

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 from pipeline.commands import Settings
 from pipeline.errors import ConfigError
+from pipeline.json_files import read_checked, write_checked
+from pipeline.manifest import load_manifest
 from train.cli import job_config, run_rounds, train_student
 from train.evaluate import refuse_no_truth
 from train.job import refuse_missing_files
@@ -115,13 +117,49 @@ def test_a_training_is_done_or_to_do(copy, small_config):
     assert not (copy / "round-1" / "student").exists()
 
 
+def leave_out(run_dir, *names):
+    """Have the training of round 0 say that it left images out."""
+    path = run_dir / "round-0" / "student" / "plan.json"
+    write_checked(path, {**read_checked(path), "left_out": list(names)})
+
+
 def test_images_that_a_training_left_out_do_not_make_it_another(copy, small_config):
-    """Left-out images are part of a training's plan, but a dry run reads none."""
-    path = copy / "round-0" / "student" / "plan.json"
-    plan = json.loads(path.read_text())
-    plan["left_out"] = ["a.png"]
-    path.write_text(json.dumps(plan))
-    assert states(steps_of(small_config, copy))["train-student --round 0"] == "done"
+    """Left-out images are part of a training's plan, and a dry run reads those, and no others."""
+    manifest = load_manifest(copy / "manifest")
+    first, second = (manifest.image_path[row] for row in manifest.labelled_images())
+    for row in manifest.labelled_images():
+        manifest.image_file(row).write_bytes(b"no longer an image")
+    for left_out in ((), (first,), (first, second)):
+        leave_out(copy, *left_out)
+        assert states(steps_of(small_config, copy))["train-student --round 0"] == "done"
+
+
+def test_an_image_that_was_left_out_and_can_be_read_is_refused_in_words(copy, small_config):
+    manifest = load_manifest(copy / "manifest")
+    first, second = (manifest.image_path[row] for row in manifest.labelled_images())
+    leave_out(copy, first)
+    said = f"1 image was left out that can be read now ({first}); add --force to train anew"
+    step = steps_of(small_config, copy)["train-student --round 0"]
+    assert step.state == "refuses"
+    assert said in step.note
+    real = invoke(train_student, small_config, copy, "--round", "0")
+    assert (real.exit_code, real.stderr.strip()) == (1, f"error: {step.note}")
+    forced = steps_of(small_config, copy, force=True)["train-student --round 0"]
+    assert forced.state == "to do"
+    assert said in forced.note
+    leave_out(copy, first, second)
+    step = steps_of(small_config, copy)["train-student --round 0"]
+    assert f"2 images were left out that can be read now ({first} and 1 more)" in step.note
+
+
+def test_an_image_that_was_trained_on_and_is_lost_is_told_by_the_verb(copy, small_config):
+    manifest = load_manifest(copy / "manifest")
+    row = manifest.labelled_images()[0]
+    manifest.image_file(row).unlink()
+    refused = invoke(train_student, small_config, copy, "--round", "0")
+    assert refused.exit_code == 1
+    name = manifest.image_path[row]
+    assert f"1 image cannot be read now that had not been left out ({name})" in refused.stderr
 
 
 def test_nothing_labelled_is_told_before_the_candidates_are_made(small_config, tmp_path):
@@ -201,8 +239,6 @@ def test_a_rule_to_stop_needs_a_split(small_config, tmp_path):
 def test_any_of_the_splits_is_enough(finished_run, small_config):
     from dataclasses import replace
 
-    from pipeline.manifest import load_manifest
-
     manifest = load_manifest(finished_run[0] / "manifest")
     config = job_config(Settings(small_config, finished_run[0], ())).evaluate
     refuse_no_truth(replace(config, splits=("testA", "val")), manifest)
@@ -212,8 +248,6 @@ def test_any_of_the_splits_is_enough(finished_run, small_config):
 
 
 def test_a_limited_job_has_so_many_images_and_resumes_with_the_same_limit(small_config, tmp_path):
-    from pipeline.manifest import load_manifest
-
     overrides = ("rounds.rounds=1", "train.burn_in.steps=2", "train.student.steps=2",
                  "data.labelled.ratio=0.5")  # fmt: skip
     job = job_config(Settings(small_config, tmp_path, overrides))
