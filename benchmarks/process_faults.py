@@ -1,12 +1,14 @@
 """The fault table's rows of processes and disks: what runs is ended, disks are filled."""
 
+import json
 import os
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -84,29 +86,40 @@ def kill_schedulers(folder: Path, times: int, rng: np.random.Generator) -> Row:
     )
 
 
-class cluster:  # noqa: N801 - a context manager, used like a function
-    """A scheduler and a worker, as a user starts them."""
-
-    def __enter__(self) -> tuple[str, "subprocess.Popen[bytes]"]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        port = address.rsplit(":", 1)[1]
+@contextmanager
+def cluster() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """Start a scheduler and a worker, as a user does; give its address, and the scheduler."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "scheduler.json"  # it chooses its port, and tells it there
         first = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1",
-                 "--port", port, "--no-dashboard"]  # fmt: skip
-        second = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1",
-                  "--no-dashboard", "--death-timeout", "10"]  # fmt: skip
-        self.scheduler = subprocess.Popen(first, **quiet)
-        self.worker = subprocess.Popen(second, **quiet, start_new_session=True)
-        return address, self.scheduler
+                 "--port", "0", "--no-dashboard", "--scheduler-file", str(place)]  # fmt: skip
+        second = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1",
+                  "--no-dashboard", "--scheduler-file", str(place),
+                  "--death-timeout", "60"]  # fmt: skip
+        scheduler = subprocess.Popen(first, **quiet)
+        worker = subprocess.Popen(second, **quiet, start_new_session=True)
+        try:
+            yield _address_in(place, scheduler), scheduler
+        finally:
+            scheduler.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)
+            scheduler.wait()
+            worker.wait()
 
-    def __exit__(self, *_error: object) -> None:
-        self.scheduler.kill()
-        with suppress(ProcessLookupError):
-            os.killpg(self.worker.pid, signal.SIGKILL)
-        self.scheduler.wait()
-        self.worker.wait()
+
+def _address_in(place: Path, scheduler: "subprocess.Popen[bytes]") -> str:
+    """Wait for a scheduler to write its file, and give the address it names."""
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and scheduler.poll() is None:
+        with suppress(FileNotFoundError, ValueError):  # not there, or not whole
+            return str(json.loads(place.read_text(encoding="utf-8"))["address"])
+        time.sleep(0.05)
+    raise RuntimeError(
+        f"expected a Dask scheduler that writes {place} within 60 s, found none (exit code "
+        f"{scheduler.poll()}); run 'python -m distributed.cli.dask_scheduler' to see why"
+    )
 
 
 def terminate(folder: Path, times: int, rng: np.random.Generator, *options: str) -> Row:

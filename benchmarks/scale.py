@@ -1,10 +1,12 @@
 """A million images' worth of shards through the runner, with null models: `make bench-scale`.
 
-What is measured is everything but the networks: start-up, the overhead of a shard, the driver's
-memory, and going on with 99 % done.
+What is measured is everything but the networks: preparing the data, start-up, the overhead of a
+shard, the driver's memory, and going on with 99 % done. Ends with exit code 1 and a line for each
+goal that was missed.
 """
 
 import argparse
+import sys
 import tempfile
 import threading
 import time
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.null_stage import Null, null_plan
+from benchmarks.preparing import measure_preparing
 from benchmarks.synthetic_run import EXPRESSIONS_PER_IMAGE as PER_IMAGE
 from benchmarks.synthetic_run import make_run
 from pipeline.candidate_config import CandidatesConfig
@@ -31,6 +34,22 @@ from refine.stage import RefineConfig, refine_labels
 SHARD_SIZE = 64
 TRIAL_SHARDS = 300
 EXPRESSIONS_PER_IMAGE = 5
+GOAL_IMAGES = 1_000_000
+GOALS = {
+    "opening the manifest and planning": (30.0, "s"),
+    "the driver's memory at most": (1024.0, "MiB"),
+    "the whole stage resumed with 99 % done": (10.0, "s"),
+}
+"""What a million images must stay below, and fewer as well."""
+
+
+def missed_goals(found: dict[str, float]) -> list[str]:
+    """Name the goals that are missed, with what was expected and what was found."""
+    return [
+        f"goal missed: {what}: expected less than {goal:g} {unit}, found {found[what]:.1f} {unit}"
+        for what, (goal, unit) in GOALS.items()
+        if not found[what] < goal
+    ]
 
 
 def rss_mib() -> float:
@@ -89,16 +108,19 @@ def make_manifest(folder: Path, num_images: int) -> None:
     write_manifest(RunPaths(folder).manifest, manifest, description={})
 
 
-def measure_start(folder: Path, num_images: int) -> Iterator[tuple[str, str]]:
-    """Plan the candidates of a manifest of so many images."""
+def measure_start(
+    folder: Path, num_images: int, found: dict[str, float]
+) -> Iterator[tuple[str, str]]:
+    """Plan the candidates of a manifest of so many images; what has a goal is put into `found`."""
     make_manifest(folder, num_images)
     size = sum(path.stat().st_size for path in RunPaths(folder).manifest.iterdir())
     yield "bytes of the manifest per image", f"{size / num_images:.0f}"
-    seconds, manifest = timed(lambda: load_manifest(RunPaths(folder).manifest))
-    yield "opening the manifest", f"{seconds:.2f} s"
+    opening, manifest = timed(lambda: load_manifest(RunPaths(folder).manifest))
+    yield "opening the manifest", f"{opening:.2f} s"
     seconds, _ = timed(lambda: manifest.images_of("train"))
     yield "finding the training images, as every task does", f"{seconds:.3f} s"
     seconds, _ = timed(lambda: plan_candidates(CandidatesConfig(), folder))
+    found["opening the manifest and planning"] = opening + seconds
     yield "planning the candidates (hashes of all images)", f"{seconds:.1f} s"
 
 
@@ -134,8 +156,13 @@ def measure_trial(folder: Path, workers: int) -> Iterator[tuple[str, str]]:
     yield f"a shard of nothing, {where}", f"{each:.1f} ms, {rate:.0f} images/s"
 
 
-def measure_whole(folder: Path, num_images: int, workers: int) -> Iterator[tuple[str, str]]:
-    """Run all shards, then drop the proof of every hundredth and go on."""
+def measure_whole(
+    folder: Path, num_images: int, workers: int, found: dict[str, float]
+) -> Iterator[tuple[str, str]]:
+    """Run all shards, then drop the proof of every hundredth and go on.
+
+    What has a goal is put into `found`.
+    """
     plan = null_plan(folder, num_images, SHARD_SIZE)
     engine = Engine(workers=workers)
     with memory_watched() as memory:
@@ -145,6 +172,7 @@ def measure_whole(folder: Path, num_images: int, workers: int) -> Iterator[tuple
     yield f"all {plan.num_shards} shards, {workers} workers", f"{seconds:.0f} s, {each:.1f} ms each"
     tenth = memory[len(memory) // 10]
     shown = f"{tenth:.0f} MiB after a tenth, at most {max(memory):.0f}, {memory[-1]:.0f} at last"
+    found["the driver's memory at most"] = max(memory)
     yield "the driver's memory", shown
     records = done_path(plan.store, 0).parent
     size = sum(path.stat().st_size for path in records.iterdir())
@@ -165,28 +193,32 @@ def measure_whole(folder: Path, num_images: int, workers: int) -> Iterator[tuple
 
     summary = run_stage(plan, work, made_by="bench")
     assert summary.complete
+    found["the whole stage resumed with 99 % done"] = summary.seconds
     yield "until the first shard of the resumed stage", f"{first[0]:.1f} s"
     yield "the whole resumed stage", f"{summary.seconds:.1f} s for {summary.shards_done_now} shards"
 
 
 def main() -> None:
-    """Print every figure on a line of its own."""
+    """Print every figure on a line of its own, and on stderr the goals that were missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--images", type=int, default=GOAL_IMAGES)
     parser.add_argument("--folder", type=Path, help="where to write; a temporary one by default")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="semires-scale-", dir=options.folder) as name:
-        folder = Path(name)
+        folder, found = Path(name), dict[str, float]()
         print(f"{options.images} images in shards of {SHARD_SIZE}")
         for figures in (
             measure_bytes(folder / "bytes"),
-            measure_start(folder / "start", options.images),
+            measure_preparing(folder / "data", options.images),
+            measure_start(folder / "start", options.images, found),
             measure_trial(folder, 1),
             measure_trial(folder, 2),
-            measure_whole(folder / "whole", options.images, 2),
+            measure_whole(folder / "whole", options.images, 2, found),
         ):
             for what, figure in figures:
                 print(f"{what:55} {figure}", flush=True)
+    if options.images <= GOAL_IMAGES and (missed := missed_goals(found)):
+        sys.exit("\n".join(missed))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import dask_clusters
 from pipeline.dask_clusters import address_client, local_client
-from pipeline.errors import StoreError
+from pipeline.errors import ConfigError, StoreError
 
 LISTENS = "0A"
 
@@ -158,6 +158,15 @@ def test_an_address_where_nobody_answers_is_one_line_and_leaves_nothing_open(add
         address_client(address).__enter__()
     assert "\n" not in str(refused.value)
     assert open_clients() <= before
+
+
+@pytest.mark.parametrize("address", ["tcp://user:hidden-word@127.0.0.1:9", "hidden-word@h"])
+def test_an_address_with_a_user_is_refused_and_not_repeated(address):
+    """Dask names the address that it cannot use."""
+    with pytest.raises(ConfigError, match="--cluster: expected PROTOCOL://HOST:PORT") as refused:
+        address_client(address).__enter__()
+    assert "\n" not in str(refused.value)
+    assert "hidden-word" not in str(refused.value)
 
 
 def open_clients():

@@ -3,11 +3,8 @@
 import dataclasses
 import os
 import signal
-import stat
 import subprocess
 import sys
-import textwrap
-from contextvars import Context
 
 import click
 import pytest
@@ -221,8 +218,8 @@ def test_what_ends_in_time_goes_on():
         "import time; from pipeline.time_limit import at_most\n"
         "with at_most(30, 'longer'):\n"
         "    for _ in range(300):\n"
-        "        with at_most(0.3, 'x'): time.sleep(0.001)\n"
-        "time.sleep(0.5)\n"
+        "        with at_most(3, 'x'): time.sleep(0.001)\n"
+        "time.sleep(3.5)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -393,38 +390,3 @@ def test_slurm_without_its_package_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     with pytest.raises(StoreError, match=r"run pip install -e '\.\[slurm\]'"):
         run(tmp_path, engine=Engine(name="slurm"))
-
-
-SBATCH = """\
-#!{python}
-import os, subprocess, sys
-script = sys.argv[-1]
-text = open(script).read() if os.path.exists(script) else sys.stdin.read()
-open({folder!r} + "/jobs", "a").write(text)
-job = subprocess.Popen(["bash", "-c", text], start_new_session=True,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-print("Submitted batch job", job.pid)
-"""
-SCANCEL = "#!/bin/sh\nfor job; do kill -- -$job; done 2>/dev/null; exit 0\n"
-
-
-@pytest.mark.dask
-def test_slurm_jobs_do_the_stage(tmp_path, undisturbed, monkeypatch):
-    """By the real dask-jobqueue; `sbatch` and `scancel` stand in for SLURM and start real jobs."""
-    pytest.importorskip("dask_jobqueue")
-    import dask
-
-    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text.format(python=sys.executable, folder=str(tmp_path)))
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-    with dask.config.set({"jobqueue.slurm.interface": "lo", "jobqueue.slurm.walltime": "00:10:00"}):
-        # In a context of its own: workers that are shared are ended with the module's others.
-        Context().run(lambda: run(tmp_path, engine=Engine(name="slurm", workers=2)))
-    assert digest(tmp_path / "squares.zarr") == undisturbed
-    script = (tmp_path / "jobs").read_text()
-    assert "--lifetime 540s --lifetime-stagger 54s" in script
-    assert textwrap.dedent("#SBATCH -t 00:10:00") in script
