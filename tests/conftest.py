@@ -1,9 +1,12 @@
 """Small jobs that really run: eight generated scenes, the shipped SAM, a very small network."""
 
 import hashlib
+import random
 import signal
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -17,6 +20,26 @@ settings.load_profile("same")
 # A shell has what it starts in the background ignore ctrl-C, and so would the processes of tests.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _seed_global_generators():
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    if (torch := sys.modules.get("torch")) is not None:  # too slow to import for those without
+        torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws():
+    """Let what a test draws from global generators not depend on the tests before it."""
+    _seed_global_generators()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _same_draws_of_a_module():
+    """Let what a module's fixtures draw not depend on the modules before it."""
+    _seed_global_generators()
+
 
 SMALL_JOB = """\
 version: 1

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -113,6 +114,20 @@ def test_data_are_prepared_again_after_any_failing_request(
 
 
 @dataclass
+class Seen:
+    """How many requests there were; several threads of the server count at once."""
+
+    count: int = 0
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def one_more(self) -> int:
+        """Count one, and give the number of it, from 1."""
+        with self.turn:
+            self.count += 1
+            return self.count
+
+
+@dataclass
 class Job:
     """A job on the server, and all that was said meanwhile."""
 
@@ -166,14 +181,12 @@ class Job:
         self, name: str, *options: str, at: str, times: int, do: Callable[[int], object]
     ) -> Ended:
         """Run a stage; at its n-th PUT of such a key call `do` with its pid."""
-        server, seen, began = object_server(), [], time.monotonic()
+        server, seen, began = object_server(), Seen(), time.monotonic()
         process = start(self.arguments(name, *options), self.cache)
 
         def trouble(method: str, key: str):
-            if method == "PUT" and re.search(at, key):
-                seen.append(key)
-                if len(seen) == times:
-                    do(process.pid)
+            if method == "PUT" and re.search(at, key) and seen.one_more() == times:
+                do(process.pid)
             return
 
         server.trouble = trouble
@@ -183,7 +196,7 @@ class Job:
             server.trouble = lambda _method, _key: None
         seconds = time.monotonic() - began
         self.said.append((name, Ended(process.returncode, out, err, seconds)))
-        assert len(seen) >= times, f"{name} never got there: {err}"
+        assert seen.count >= times, f"{name} never got there: {err}"
         return self.said[-1][1]
 
 
@@ -362,13 +375,12 @@ def test_the_end_while_objects_are_sent_leaves_no_half_shard(job, one_round, sig
     """Ctrl-C, or the end, in the middle of an upload that takes long."""
     server = object_server()
     put(job.bucket, f"{RUN}/round-1/labels.stage/done/00002.json", None)
-    seen: list[str] = []
+    seen = Seen()
     process = start(job.arguments("refine_labels"), job.cache)
 
     def slow(method: str, key: str):
         if method == "PUT" and re.search(r"labels\.zarr/.*/c/2", key):
-            seen.append(key)
-            if len(seen) == 2:
+            if seen.one_more() == 2:
                 os.kill(process.pid, signal_)
             return 0.5
         return None

@@ -3,11 +3,13 @@
 import faulthandler
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
+import time
 import traceback
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +25,17 @@ class Ended:
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """Find a free port below those that the kernel gives to whoever asks for any.
+
+    One of its own could be another's connection by the time that rank 0 listens on it.
+    """
+    chosen = random.Random(f"{os.getpid()} {time.time_ns()}")
+    for _ in range(1000):
+        port = chosen.randrange(15_000, 30_000)
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise OSError("expected a free port from 15000 to 29999, found none; end what listens there")
 
 
 def run_ranks(count, function, arguments, folder):
