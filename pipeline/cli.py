@@ -133,7 +133,7 @@ def sam_candidates(
     plan = stage.plan_candidates(section, run_dir)
     click.echo(f"{section.model}: sha256 {plan.decides['source_sha256']}")
     if dry_run:
-        return print_plan(plan, limit, stage.VERB, engine)
+        return print_plan(plan, limit, stage.VERB, engine, force=force)
     summary = locked(
         run_dir,
         lambda: stage.sam_candidates(

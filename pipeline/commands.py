@@ -26,7 +26,7 @@ from pipeline.engines import Engine
 from pipeline.errors import SemiresError
 from pipeline.locks import run_lock
 from pipeline.places import Place, reaching, redacted
-from pipeline.preparation import growth_of
+from pipeline.preparation import growth_of, refuse_force_of_a_part
 from pipeline.records import FailedItem, Plan
 from pipeline.runner import Replace, StageSummary, check_plan, pending_shards, shards_of
 from pipeline.verb_options import DiskFile as DiskFile
@@ -130,7 +130,9 @@ def locked(run_dir: Place, function: Callable[[], C], engine: Engine | None = No
         return function()
 
 
-def print_plan(plan: Plan, limit: int | None, made_by: str, engine: Engine) -> int:
+def print_plan(
+    plan: Plan, limit: int | None, made_by: str, engine: Engine, *, force: bool = False
+) -> int:
     """Say what a stage would do, or that it would refuse (--dry-run); give the exit code.
 
     Args:
@@ -138,17 +140,24 @@ def print_plan(plan: Plan, limit: int | None, made_by: str, engine: Engine) -> i
         limit: As `run_stage` takes it.
         made_by: The verb, for messages.
         engine: Which shards are this process's: of a static run only those of its part.
+        force: Whether the store would be made anew, whatever is there.
     """
     wanted = range(plan.num_shards if limit is None else shards_of(plan, limit))
     try:
-        check_plan(plan, made_by)
+        if not force:
+            check_plan(plan, made_by)
+        elif engine.part is not None:
+            refuse_force_of_a_part(plan, made_by)
     except SemiresError as error:
         click.echo(f"would refuse: {redacted(str(error))}")
-        click.echo(f"with --force: all {len(wanted)} shards")
+        if not force:
+            click.echo(f"with --force: all {len(wanted)} shards")
         return EXIT_ERROR
-    grown = growth_of(plan)
+    grown = None if force else growth_of(plan)
     kept = set() if grown is None else set(grown.kept)
-    todo = [shard for shard in pending_shards(plan) if shard in wanted and shard not in kept]
+    todo = list(wanted)
+    if not force:
+        todo = [shard for shard in pending_shards(plan) if shard in wanted and shard not in kept]
     mine = [shard for shard in todo if engine.takes(shard)]
     part = "" if engine.part is None else f" in this part, of {len(todo)}"
     click.echo(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from pipeline.attempts import held
 from pipeline.current_inputs import plan_differences
@@ -91,6 +91,19 @@ def growth_of(plan: Plan) -> Growth | None:
     return Growth(items=int(stored["plan"]["num_items"]), kept=kept)
 
 
+def refuse_force_of_a_part(plan: Plan, made_by: str) -> NoReturn:
+    """Refuse to make a store anew in one part of a static run.
+
+    Raises:
+        StoreError: Always; says how the parts are started anew.
+    """
+    raise StoreError(
+        f"{plan.store}: --force would delete what the other parts do; delete {plan.store} "
+        f"and {records_folder(plan.store)}, or take a new --run-dir, and start the parts "
+        f"of '{made_by}' without --force"
+    )
+
+
 @contextmanager
 def prepared(plan: Plan, replace: Replace, made_by: str, part: Part | None) -> Iterator[None]:
     """Have the store of this plan ready, creating it where needed.
@@ -106,11 +119,7 @@ def prepared(plan: Plan, replace: Replace, made_by: str, part: Part | None) -> I
     """
     if part is not None:
         if replace == "always":
-            raise StoreError(
-                f"{plan.store}: --force would delete what the other parts do; delete {plan.store} "
-                f"and {records_folder(plan.store)}, or take a new --run-dir, and start the parts "
-                f"of '{made_by}' without --force"
-            )
+            refuse_force_of_a_part(plan, made_by)
         with _one_at_a_time(plan), space_needed(plan.store):
             if not _is_usable(plan, replace, made_by):
                 _create(plan)

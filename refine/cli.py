@@ -55,7 +55,7 @@ def _refine(
         section = config_of_round(section, run_dir, number)
     if dry_run:
         plan = plan_refinement(section, run_dir, number)
-        return print_plan(plan, limit, f"refine-labels --round {number}", engine)
+        return print_plan(plan, limit, f"refine-labels --round {number}", engine, force=force)
     summary, quality = locked(
         run_dir,
         lambda: refine_labels_stage(

@@ -92,7 +92,7 @@ def predict_teacher(
     number = number if fold is None else 1
     if dry_run:
         plan = predict.plan_teacher(section, run_dir, number, fold)[0]
-        return print_plan(plan, limit, f"predict-teacher --round {number}", engine)
+        return print_plan(plan, limit, f"predict-teacher --round {number}", engine, force=force)
     summary = locked(
         run_dir,
         lambda: predict.predict_teacher(

@@ -1,5 +1,6 @@
 """Status says what is done, missing, stale or damaged, and why; inputs may grow."""
 
+import dataclasses
 import json
 import shutil
 
@@ -12,7 +13,7 @@ from pipeline.candidate_config import CandidatesConfig
 from pipeline.candidate_stage import plan_candidates, sam_candidates
 from pipeline.cli import inspect_shards
 from pipeline.cli import sam_candidates as verb
-from pipeline.commands import print_plan
+from pipeline.commands import EXIT_ERROR, print_plan
 from pipeline.current_inputs import plan_differences
 from pipeline.engines import Engine
 from pipeline.errors import StoreError
@@ -146,6 +147,22 @@ def test_dry_run_counts_the_shards_of_its_part(tmp_path, capsys, index, todo):
     assert f"; {1 - index} to do in this part, of 1 ->" in capsys.readouterr().out
     assert print_plan(plan, None, "sam-candidates", Engine()) == 0
     assert "3 shards of 2; 3 to do ->" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changed", [{}, {"max_candidates": 30}])
+def test_dry_run_with_force_counts_what_force_makes_anew(tmp_path, capsys, changed):
+    run_dir = make_run(tmp_path / "a", NAMES[:5])
+    sam_candidates(FEW, run_dir)
+    plan = plan_candidates(dataclasses.replace(FEW, **changed), run_dir)
+    assert print_plan(plan, None, "sam-candidates", Engine(), force=True) == 0
+    assert "3 shards of 2; 3 to do ->" in capsys.readouterr().out
+    assert print_plan(plan, 3, "sam-candidates", Engine(), force=True) == 0
+    assert "3 shards of 2; 2 to do ->" in capsys.readouterr().out
+    part = Engine(part=Part(0, 2))
+    assert print_plan(plan, None, "sam-candidates", part, force=True) == EXIT_ERROR
+    found = capsys.readouterr().out
+    assert "would refuse: " in found
+    assert "--force would delete what the other parts do" in found
 
 
 def test_dry_run_counts_a_grown_stores_shards_as_the_stage_does(tmp_path):
