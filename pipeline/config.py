@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 from pipeline.credentials import holds_credentials
 from pipeline.errors import ConfigError
-from pipeline.found_values import shown
+from pipeline.found_values import shown, why
 from pipeline.places import is_url, redacted
 from pipeline.plain_yaml import parse_yaml
 
@@ -20,6 +20,8 @@ SECTIONS = ("data", "candidates", "teacher", "refine", "calibrate", "train", "ev
 """The sections of stages.yaml, one per stage, besides `version`."""
 
 VERSION = 1
+_MAX_REASON = 1000
+"""Characters of what a section has against its values."""
 _NAME = re.compile(r"[a-z_0-9]+(\.[a-z_0-9]+)*")
 
 T = TypeVar("T")
@@ -139,8 +141,8 @@ def parse_config(cls: type[T], mapping: Any, where: str) -> T:
     values = {key: _parse(hints[key], value, f"{where}.{key}") for key, value in mapping.items()}
     try:
         return cls(**values)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    except ValueError as error:  # its message may repeat a value of any length
+        raise ConfigError(f"{where}: {why(error, _MAX_REASON)}") from error
 
 
 def _parse(hint: Any, value: Any, where: str) -> Any:

@@ -514,7 +514,7 @@ def test_a_hostile_line_is_a_failure_and_the_next_is_read(tmp_path):
 # YAML.
 
 
-OF_SECTIONS = ("wide-pattern.yaml", "no-depths.yaml", "heads-of-0.yaml")
+OF_SECTIONS = ("wide-pattern.yaml", "long-pattern.yaml", "no-depths.yaml", "heads-of-0.yaml")
 """Sound YAML whose values a section refuses; `benchmarks.fuzz` replays them."""
 
 

@@ -88,6 +88,8 @@ TELLING: dict[str, dict[str, bytes]] = {
         "nul-in-a-path.yaml": b'version: 1\ndata: {reader: jsonl, annotations: "a\\0b"}\n',
         "deep.yaml": b"version: 1\ndata: " + b"[" * 3000,
         "wide-pattern.yaml": b"version: 1\ndata: {reader: scenes, image_pattern: '%999999999d'}\n",
+        "long-pattern.yaml": b"version: 1\ndata: {reader: scenes, image_pattern: '%%0x%s'}\n"
+        % (b"f" * 5000),
         "no-depths.yaml": b"version: 1\ntrain: {network: {size: toy, options: {num_heads: 0}}}\n",
         "heads-of-0.yaml": (
             b"version: 1\ntrain: {network: {size: toy, options: {num_heads: [0, 0, 0, 0]}}}\n"
