@@ -436,8 +436,9 @@ def test_a_missing_input_is_named(tmp_path, run_dir):
 def test_a_folder_without_manifest_json_is_not_taken_for_a_manifest(tmp_path, run_dir):
     (run_dir / "manifest").mkdir(parents=True)
     config = jsonl_config(tmp_path, train_and_val(tmp_path, 2, 1))
-    with pytest.raises(ManifestError, match=r"found none.*delete .*manifest to prepare"):
+    with pytest.raises(ManifestError, match=r"found none; run 'prepare-data --force', which"):
         prepare_data(config, run_dir)
+    assert prepare_data(config, run_dir, force=True).images == 3
 
 
 def test_progress_counts_objects(tmp_path, run_dir):
