@@ -18,6 +18,7 @@ from torch import nn
 from pipeline.columns import file_sha256
 from pipeline.config import parse_config
 from pipeline.errors import SemiresError, StoreError
+from pipeline.json_files import read_checked
 from pipeline.local_copies import local_copy
 from pipeline.places import Place, is_local
 from pipeline.records import read_json
@@ -126,8 +127,9 @@ def check_files(trained: Trained) -> None:
 
 
 def is_finished(folder: Place) -> bool:
-    """Tell whether a training is finished and its files are intact."""
+    """Tell whether a training is finished, and its description and files are intact."""
     try:
+        read_checked(folder / DESCRIPTION)
         check_files(read_trained(folder, ""))
     except SemiresError:
         return False

@@ -1,5 +1,6 @@
 """Training resumes step for step, and says clearly when it cannot go on."""
 
+import json
 import csv
 import shutil
 
@@ -125,6 +126,19 @@ def test_a_damaged_training_is_done_again(finished_run, config, tmp_path, name):
     whole = finished_run[0] / "round-0" / "student" / "teacher.safetensors"
     assert (path.parent / "teacher.safetensors").read_bytes() == whole.read_bytes()
     assert train_student(config, run_dir, 0).already_done
+
+
+def test_a_description_that_reads_well_but_is_another_is_not_believed(
+    finished_run, config, tmp_path
+):
+    run_dir = tmp_path / "copy"
+    shutil.copytree(finished_run[0], run_dir)
+    path = run_dir / "round-0" / "student" / "student.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"side": ', '"side": 1'))
+    assert json.loads(path.read_text())["side"] != json.loads(whole)["side"]
+    assert not train_student(config, run_dir, 0).already_done
+    assert path.read_text() == whole
 
 
 def test_a_failed_replacement_gives_the_old_training_back(finished_run, config, tmp_path):
