@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from pipeline.candidate_config import CandidatesConfig
+from pipeline.candidate_sources import forget_loaded
 from pipeline.candidate_stage import sam_candidates
 from pipeline.commands import Settings
 from pipeline.engines import Engine, shared_workers
@@ -47,6 +48,8 @@ def note_loads(folder):
 @pytest.fixture
 def loads(tmp_path, monkeypatch):
     """A folder in which this process, and those told to, note what they load."""
+    forget_loaded()  # a test before may have ended with the same network in memory
+    predict._load.cache_clear()
     monkeypatch.setattr(predict, "load_trained", predict.load_trained)
     monkeypatch.setattr(SamModel, "load", SamModel.load)
     folder = tmp_path / "loads"
