@@ -84,6 +84,7 @@ def _finished(
             continue
         error, found = _outcome(future)
         if error is None:
+            window.submissions.pop(task, None)  # else a million would be kept
             yield task, found
         elif not window.draining:
             window.again_after(error, task)

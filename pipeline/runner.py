@@ -22,6 +22,7 @@ from pipeline.records import (
     files_are_whole,
     read_all_done,
 )
+from pipeline.shard_files import delete_leftovers
 from pipeline.shard_task import run_shard
 from pipeline.shards import Receipt, Work
 from pipeline.shards import ShardResult as ShardResult
@@ -81,6 +82,7 @@ def run_stage(
     engine = engine or Engine()
     with prepared(plan, replace, made_by, engine.part), stage_running():
         tally = scan(plan)
+        delete_leftovers(plan.store, plan.specs, engine.takes)
         before = tally.num_done
         wanted = range(plan.num_shards if limit is None else shards_of(plan, limit))
         todo = [shard for shard in wanted if not tally.done[shard] and engine.takes(shard)]
@@ -89,6 +91,8 @@ def run_stage(
         if engine.max_failures is not None:
             allowed = engine.max_failures.allowed(min(items, plan.num_items))
         _run_shards(plan, work, engine, todo, tally, allowed)
+        # Of workers that were lost on the way; what is not done may still be at work somewhere.
+        delete_leftovers(plan.store, plan.specs, lambda s: engine.takes(s) and bool(tally.done[s]))
         _refuse_too_many(plan, tally, engine, allowed)
         if tally.problems:
             raise StoreError(f"{plan.store}: {_shown(tally.problems)}; all other shards are done")

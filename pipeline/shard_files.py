@@ -6,7 +6,8 @@ and sent, so that its bytes are those of a disk's.
 
 import hashlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -30,6 +31,9 @@ from pipeline.places import (
 )
 from pipeline.store import PAYLOAD_CHUNK_BYTES, ArraySpec
 from pipeline.store_links import refuse_links
+
+_LEFTOVER = re.compile(r"(\d+)\.[^/]*\.partial")
+"""What zarr writes a chunk as, before it has its name."""
 
 
 def join_columns(
@@ -67,7 +71,7 @@ def shard_files(path: Place, specs: tuple[ArraySpec, ...], shard: int) -> list[P
 
 
 def delete_shard(path: Place, specs: tuple[ArraySpec, ...], shard: int) -> None:
-    """Remove a shard's files, and what a killed writer left beside them.
+    """Remove a shard's files; takes no longer where there are a million others.
 
     Needed before every write on a disk: zarr reads the old shard while it overwrites it, and fails
     if that is damaged. Of links among them the links are removed, never what they lead to.
@@ -77,17 +81,42 @@ def delete_shard(path: Place, specs: tuple[ArraySpec, ...], shard: int) -> None:
     """
     refuse_links(path)
     for spec in specs:
+        _remove(path / spec.name / "c" / str(shard))
+
+
+def delete_leftovers(
+    path: Place, specs: tuple[ArraySpec, ...], chosen: Callable[[int], bool]
+) -> None:
+    """Remove the halves of files that killed writers left beside the shards of a store.
+
+    Lists the folder of every array once, so it is for a whole stage and not for every shard.
+
+    Args:
+        path: The Zarr group; in an object store, where nothing is written by halves, none is.
+        specs: Its arrays.
+        chosen: Tells of a shard whether what is left of it may go.
+
+    Raises:
+        StoreError: If there are any, and a folder of the store is a link.
+    """
+    if not is_local(path):
+        return
+    for spec in specs:
         folder = path / spec.name / "c"
-        if not is_local(folder):
-            remove_tree(folder / str(shard))
-            continue
-        if not folder.is_dir():
-            continue
-        for place in [folder / str(shard), *folder.glob(f"{shard}.*.partial")]:
-            if place.is_dir():
-                remove_tree(place)
-            else:
-                place.unlink(missing_ok=True)
+        found = ((_LEFTOVER.fullmatch(name), name) for name in names_in(folder))
+        left = [folder / name for match, name in found if match and chosen(int(match[1]))]
+        if left:
+            refuse_links(path)
+        for leftover in left:
+            _remove(leftover)
+
+
+def _remove(where: Place) -> None:
+    """Delete a file, a link or a folder, if there is one."""
+    if is_local(where) and not where.is_dir():
+        where.unlink(missing_ok=True)
+    else:
+        remove_tree(where)
 
 
 def write_shard(

@@ -1,7 +1,7 @@
 """Training resumes step for step, and says clearly when it cannot go on."""
 
-import json
 import csv
+import json
 import shutil
 
 import numpy as np
