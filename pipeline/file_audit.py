@@ -17,6 +17,8 @@ from pipeline.run_contents import DAMAGE
 from pipeline.shard_audit import progress
 from pipeline.trainings import verb_of_training
 
+_OTHER_HASH = "its own hash differs"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -78,13 +80,13 @@ def verify_student(folder: Place, threads: int | None = None) -> Report:
         problem = Problem(what="student.json", state="missing", reason="training is not finished")
         return _report(folder, 1, (problem,) if (folder / "plan.json").exists() else ())
     verb = verb_of_training(folder)
-    forced = f"run '{verb} --force', which makes it anew"
+    advice = f"run '{verb}', which makes it anew"
     try:
         document = read_json(path)
         files = None if "files" not in document else dict(document["files"])
     except (StoreError, *DAMAGE):
         problem = _damaged("student.json", "expected JSON with the hashes of files, found another")
-        return _report(folder, 1, (problem,), forced)
+        return _report(folder, 1, (problem,), advice)
     unlike = _unlike_its_plan(folder, document)
     if files is None and not unlike:
         problem = Problem(what="files", state="missing", reason="student.json has no hashes")
@@ -92,8 +94,9 @@ def verify_student(folder: Place, threads: int | None = None) -> Report:
     files = files or {}
     damaged = differing(folder, files, threads)
     problems = tuple(_damaged(name, reason) for name, reason in [*damaged, *unlike])
-    # Of what is unlike a training without --force knows nothing, or refuses it.
-    advice = forced if unlike else f"run '{verb}', which makes it anew"
+    if any(reason != _OTHER_HASH for _, reason in unlike):
+        # Of these a training without --force knows nothing, or refuses them.
+        advice = f"run '{verb} --force', which makes it anew"
     return _report(folder, max(1, len(files)), problems, advice if problems else "")
 
 
@@ -103,7 +106,7 @@ def _unlike_its_plan(folder: Place, document: dict[str, Any]) -> list[tuple[str,
     try:
         read_checked(folder / "student.json")
     except StoreError:
-        found.append(("student.json", "its own hash differs"))
+        found.append(("student.json", _OTHER_HASH))
     plan = document.get("plan")
     if not isinstance(plan, dict):
         return found

@@ -192,7 +192,7 @@ def test_repair_names_a_damaged_manifest_until_it_is_mended(run_dir, small_confi
     [
         ("teacher.safetensors", ()),
         ("vocab.txt", ()),
-        ("student.json", ("--force",)),
+        ("student.json", ()),
         ("plan.json", ("--force",)),
     ],
 )

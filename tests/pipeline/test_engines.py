@@ -387,6 +387,7 @@ def test_a_lifetime_is_a_number_and_a_unit(lifetime):
 
 
 def test_slurm_without_its_package_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    for name in ("dask_jobqueue", "dask_jobqueue.slurm"):  # the second may be imported by now
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(StoreError, match=r"run pip install -e '\.\[slurm\]'"):
         run(tmp_path, engine=Engine(name="slurm"))

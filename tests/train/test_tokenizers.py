@@ -11,6 +11,7 @@ import zarr
 
 from pipeline.commands import Settings
 from pipeline.errors import StoreError
+from pipeline.json_files import read_checked, write_checked
 from pipeline.manifest import load_manifest
 from pipeline.prepare import prepare_data
 from pipeline.runner import run_stage
@@ -166,12 +167,12 @@ def test_what_was_trained_before_folders_were_hashed_stays_what_it_is(fresh):
     train_student(train, base / "run", 0)
     for name in ("plan.json", "student.json"):
         path = folder_of(base) / name
-        document = json.loads(path.read_text())
+        document = read_checked(path)
         plan = document.get("plan", document)
         del plan["inputs"]["tokenizer"]
         if name == "student.json":
             document["network"]["tokenizer"] = "folder"
-        path.write_text(json.dumps(document))
+        write_checked(path, document)
     assert train_student(train, base / "run", 0).already_done
     load_trained(read_trained(folder_of(base), ""), "cpu")
     other = replace(train, ema_decay=0.5)
