@@ -8,6 +8,7 @@ import functools
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -64,8 +65,8 @@ def verb(function: Verb) -> Callable[..., None]:
     """Turn a function that returns an exit code into a command's body.
 
     Known errors, and what the operating system refuses, become one line on stderr and exit 1, an
-    interruption exit 75; anything else keeps its traceback. SIGTERM lets a stage finish the shards
-    that it is at; ctrl-C, or a second SIGTERM, ends it at once.
+    interruption exit 75; anything else keeps its traceback, but for credentials in it. SIGTERM
+    lets a stage finish the shards that it is at; ctrl-C, or a second SIGTERM, ends it at once.
     """
 
     @functools.wraps(function)
@@ -88,9 +89,11 @@ def verb(function: Verb) -> Callable[..., None]:
             raise
         except Exception as error:
             refused = system_error(error)
-            if refused is None:
+            if refused is not None:
+                told = f"error: {redacted(line_of(refused, _about(arguments)))}"
+            elif (told := redacted(whole := traceback.format_exc())) == whole:
                 raise
-            click.echo(f"error: {redacted(line_of(refused, _about(arguments)))}", err=True)
+            click.echo(told, err=True)
             code = EXIT_ERROR
         sys.exit(code)
 

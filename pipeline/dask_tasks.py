@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from pipeline.attempts import MAX_ATTEMPTS
+from pipeline.credentials import redacted
 from pipeline.errors import SemiresError, StoreError
 from pipeline.stopping import StoppedEarly
 
@@ -270,7 +271,7 @@ def _gone(name: str) -> StoppedEarly:
 
 
 def _there(function: Callable[[int], R], driver: str, task: int) -> R:
-    """Run one task on a worker; what it cannot do there names the machine."""
+    """Run one task on a worker; what it cannot do there names the machine, and no credential."""
     try:
         return function(task)
     except SemiresError as error:
@@ -281,6 +282,11 @@ def _there(function: Callable[[int], R], driver: str, task: int) -> R:
             f"{error} (so on the worker {host}, which has to see the files of {driver} at the same "
             f"paths)"
         ) from error
+    except Exception as error:  # Dask logs it there, and hands it to whoever asks
+        text = f"{type(error).__name__}: {error}"
+        if redacted(text) == text:
+            raise
+        raise RuntimeError(redacted(text)) from None
 
 
 def _executing(dask_worker: Any) -> list[str]:

@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cli import inspect_shards, prepare_data, sam_candidates
+from pipeline.commands import verb
 from pipeline.config import differences, parse_config
 from pipeline.credentials import holds_credentials, redacted
 from pipeline.data_config import DataConfig
-from pipeline.errors import ConfigError
+from pipeline.engines import Engine, run_tasks
+from pipeline.errors import ConfigError, StoreError
 from pipeline.places import place
 from tests.pipeline.null_stages import null_plan
 
@@ -69,9 +71,9 @@ BLANK = f"s3://{KEY}:hush One/Two@bucket/run"
 
 @pytest.mark.parametrize("url", [*URLS.values(), BLANK], ids=[*URLS, "secret with a blank"])
 def test_a_run_directory_with_credentials_is_refused_untold(here, url):
-    for verb in (prepare_data, sam_candidates):
+    for command in (prepare_data, sam_candidates):
         for more in ([], ["--dry-run"]):
-            ended = CliRunner().invoke(verb, ["--run-dir", url, *more])
+            ended = CliRunner().invoke(command, ["--run-dir", url, *more])
             assert (ended.exit_code, told(ended)) == (2, [])
             assert "URL without credentials, found some in it" in ended.stderr
     for name in ("status", "verify", "repair", "failures", "summary"):
@@ -163,8 +165,8 @@ def test_what_an_older_plan_holds_is_compared_untold(tmp_path, url):
     "address", ["tcp://user:hush@h:9", "user:hush@h:9", "hush@h", "tls://hush@h"]
 )
 def test_a_scheduler_with_a_user_is_refused_untold(here, address):
-    for verb in (sam_candidates, script("run-rounds")):
-        ended = CliRunner().invoke(verb, ["--cluster", address, "--run-dir", "run"])
+    for command in (sam_candidates, script("run-rounds")):
+        ended = CliRunner().invoke(command, ["--cluster", address, "--run-dir", "run"])
         assert (ended.exit_code, told(ended)) == (2, [])
         assert "--cluster: expected PROTOCOL://HOST:PORT" in ended.stderr
 
@@ -242,3 +244,50 @@ def test_a_store_that_quotes_the_key_of_a_file_is_told_without_it(tmp_path):
     assert ended.code != 0
     assert "The key *** is not known here" in ended.out + ended.err
     assert not [piece for piece in PIECES if piece in ended.out + ended.err]
+
+
+def fail_by(text):
+    raise ValueError(f"no idea what to do with {text}")
+
+
+def fails_telling(task):
+    fail_by(URLS["key and secret"])
+
+
+def test_what_nobody_expected_keeps_its_traceback_without_credentials():
+    @click.command()
+    @verb
+    def unlucky():
+        fails_telling(0)
+
+    ended = CliRunner().invoke(unlucky)
+    assert (ended.exit_code, told(ended)) == (1, [])
+    assert "in fail_by" in ended.stderr
+    assert "ValueError: no idea what to do with s3://***@bucket/run" in ended.stderr
+
+
+def test_what_nobody_expected_and_tells_nothing_is_raised_as_it_is():
+    @click.command()
+    @verb
+    def unlucky():
+        fail_by("this")
+
+    ended = CliRunner().invoke(unlucky)
+    assert isinstance(ended.exception, ValueError)
+
+
+@pytest.mark.dask
+def test_what_nobody_expected_on_a_worker_is_logged_and_told_without_credentials(capfd):
+    from distributed import LocalCluster
+
+    # Workers of a cluster that somebody started, as they are by default: they log what fails.
+    cluster = LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=False
+    )
+    with cluster, pytest.raises(StoreError, match=r"last with .*ValueError: no idea") as error:
+        engine = Engine(name="address", cluster=cluster.scheduler_address)
+        list(run_tasks(engine, fails_telling, [0], "unlucky"))
+    printed = "".join(capfd.readouterr())
+    assert "Compute Failed" in printed
+    assert "ValueError: no idea what to do with s3://***@bucket/run" in printed
+    assert not [piece for piece in PIECES if piece in printed + str(error.value)]
