@@ -15,6 +15,7 @@ from pipeline.trainings import (
     left_out_now,
     left_out_of,
     metrics_below,
+    skipped_in,
     trainings_below,
     verb_of_training,
 )
@@ -37,8 +38,8 @@ def failures_of(path: Place) -> list[Failure]:
     """List the failed items of a store; or of a run: all that `run_status` counts.
 
     Raises:
-        StoreError: If there is neither a manifest nor a store, or what a training left out or an
-            evaluation came to cannot be read.
+        StoreError: If there is neither a manifest nor a store, or what a training left out or
+            skipped, or an evaluation came to, cannot be read.
         ManifestError: If what the manifest left out cannot be read.
     """
     if not is_store(path) and has_files(RunPaths(path).manifest):
@@ -62,7 +63,7 @@ def failures_of(path: Place) -> list[Failure]:
 
 
 def _failures_of_training(path: Place) -> list[Failure]:
-    """List what trainings left out and what evaluations could not measure, in the job's order."""
+    """List what trainings left out or skipped, and evaluations did not measure, as the job goes."""
     manifest = manifest_or_none(run_dir_of(path) or path)
     by_place: dict[Place, list[Failure]] = {}
     for folder in trainings_below(path):
@@ -72,6 +73,9 @@ def _failures_of_training(path: Place) -> list[Failure]:
         by_place[folder] = [
             Failure(name, verb, f"left out of training: {reasons.get(name, _UNKNOWN) or mended}", 1)
             for name in names
+        ]
+        by_place[folder] += [
+            Failure(failure.item, verb, failure.reason, 1) for failure in skipped_in(folder)
         ]
     for metrics in metrics_below(path):
         by_place[metrics] = [

@@ -29,6 +29,7 @@ from pipeline.trainings import (
     left_out_differences,
     left_out_of,
     metrics_below,
+    skipped_in,
     still_left_out,
     trainings_below,
     verb_of_evaluations,
@@ -186,6 +187,7 @@ def _student_status(folder: Place, run_dir: Place, manifest: Manifest | None) ->
     )
     try:
         plan, names = read_checked(folder / "plan.json"), left_out_of(folder)
+        skipped = skipped_in(folder)
     except StoreError as error:
         return replace(status, damaged=1, reasons=(str(error),))
     lines = input_differences(folder, run_dir, plan)
@@ -199,7 +201,7 @@ def _student_status(folder: Place, run_dir: Place, manifest: Manifest | None) ->
         status,
         done=done,
         missing=1 - done,
-        failed_items=len(names),
+        failed_items=len(names) + len(skipped),
         stale=bool(lines),
         reasons=tuple(lines),
     )

@@ -1,7 +1,8 @@
 """Shell: what trainings and evaluations left in a run, told without what made them.
 
-`round-R/student/plan.json` names the labelled images that were left out, `round-R/metrics.json` the
-sentences that could not be evaluated.
+`round-R/student/plan.json` names the labelled images that were left out, `student.json` beside it
+the samples that were skipped on the way, `round-R/metrics.json` the sentences that could not be
+evaluated.
 """
 
 import re
@@ -73,6 +74,25 @@ def left_out_of(folder: Place) -> list[str]:
             f"delete it and run '{verb_of_training(folder)}'"
         )
     return found
+
+
+def skipped_in(folder: Place) -> tuple[FailedItem, ...]:
+    """List the samples that a finished training skipped (`damaged: skip`); none of another.
+
+    Raises:
+        StoreError: If its description is damaged.
+    """
+    path = folder / "student.json"
+    if not path.exists():
+        return ()
+    found = read_checked(path).get("skipped", [])
+    try:
+        return tuple(_failed_item(entry) for entry in found)
+    except TypeError as error:
+        raise StoreError(
+            f"{path}: damaged (expected skipped as a list of samples, found {shown(found)}); run "
+            f"'{verb_of_training(folder)} --force'"
+        ) from error
 
 
 def still_left_out(manifest: Manifest, names: Sequence[str]) -> list[str]:

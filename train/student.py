@@ -17,6 +17,7 @@ from pipeline.paths import RunPaths
 from pipeline.places import Place, is_local
 from pipeline.records import FailedItem, require_rows
 from pipeline.runner import Replace
+from pipeline.trainings import skipped_in
 from train.checkpoint import latest, load_weights, load_weights_file
 from train.config import TrainConfig
 from train.data import RoundSource, build_index
@@ -177,15 +178,17 @@ def _prepare(
     plan = student_plan(config, run_dir, number, limit, failures, fold)
     if limit is not None:
         index = index.first(limit, stream=LABELLED if labels is None else UNLABELLED)
+    folder = folder_of(run_dir, number, fold)
+    done = is_done(folder, plan, replace)
     return Task(
         config=config,
         run_dir=run_dir,
         number=number,
         fold=fold,
         index=index,
-        failures=failures,
+        failures=(*failures, *(skipped_in(folder) if done else ())),
         plan=plan,
-        done=is_done(folder_of(run_dir, number, fold), plan, replace),
+        done=done,
     )
 
 
@@ -221,6 +224,8 @@ def _train(task: Task, processes: Processes) -> tuple[TrainingState, int | None,
     share_skipped(processes, state)
     if processes.is_first:
         facts = choose_final(task.checkpoints, config, parts, state)
+        if skipped := skipped_items(task.run_dir, state):
+            facts["skipped"] = [dataclasses.asdict(item) for item in skipped]
         finish(parts, task.folder, task.plan, config, side, facts)
     return state, resumed_at, parts
 

@@ -332,9 +332,7 @@ def test_a_finished_run_is_done_and_a_changed_student_makes_its_heirs_stale(fini
     run_dir = tmp_path / "copy"
     shutil.copytree(finished_run[0], run_dir)
     path = run_dir / "round-0" / "student" / "student.json"
-    document = json.loads(path.read_text())
-    document["fingerprint"] = "f" * 64
-    path.write_text(json.dumps(document))
+    write_checked(path, read_checked(path) | {"fingerprint": "f" * 64})
     by_verb = {status.verb: status for status in run_status(run_dir)}
     teacher = by_verb.pop("predict-teacher --round 1")
     assert teacher.reasons == ("inputs.student: round-0/student was made anew since",)

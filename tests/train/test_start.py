@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.commands import Settings
 from pipeline.errors import ConfigError, SemiresError, StoreError
+from pipeline.failed_items import Failure, failures_of
 from pipeline.json_files import read_checked, write_checked
+from pipeline.status import run_status
 from tests.train.ranks import kill_at, run_ranks, train
 from train.config import TrainConfig
 from train.lavt import LavtConfig
@@ -137,6 +139,32 @@ def test_a_damaged_label_ends_the_training_or_is_skipped_and_counted(run_dir, co
     assert 0 < len(summary.failures) < 32
     assert all("cannot be read" in failure.reason for failure in summary.failures)
     assert all(failure.item.endswith("'") for failure in summary.failures)  # the sentence
+    again = train_student(replace(longer, damaged="skip"), run_dir, 1)
+    assert (again.already_done, again.failures) == (True, summary.failures)
+
+
+def test_what_was_skipped_is_listed_and_counted_of_the_run(run_dir, config):
+    damage_masks(run_dir)
+    longer = replace(config, damaged="skip", student=replace(config.student, steps=8))
+    summary = train_student(longer, run_dir, 1)
+    verb = "train-student --round 1"
+    assert summary.failures
+    assert failures_of(run_dir) == [
+        Failure(failure.item, verb, failure.reason, 1) for failure in summary.failures
+    ]
+    (status,) = [status for status in run_status(run_dir) if status.verb == verb]
+    assert (status.state, status.failed_items) == ("done", len(summary.failures))
+
+
+@pytest.mark.parametrize("value", [7, {"item": "a"}, ["a"], [{"item": "a"}], [{"item": 1}]])
+def test_a_list_of_what_was_skipped_that_cannot_be_read_is_damage(run_dir, config, value):
+    train_student(config, run_dir, 1)
+    path = run_dir / "round-1" / "student" / "student.json"
+    write_checked(path, read_checked(path) | {"skipped": value})
+    (status,) = [s for s in run_status(run_dir) if s.verb == "train-student --round 1"]
+    assert status.state == "damaged"
+    with pytest.raises(StoreError, match=r"student.json: damaged \(expected skipped as a list"):
+        failures_of(run_dir)
 
 
 def test_skipping_changes_nothing_where_all_can_be_read(run_dir, config):
