@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from pipeline.audit_cli import HASHING
+from pipeline.budget import Budget
 from pipeline.commands import (
     CONTEXT,
     MAX_FAILURES_SHOWN,
@@ -28,8 +29,10 @@ from pipeline.engines import Engine
 from pipeline.named_files import refuse_missing
 from pipeline.option_sections import SectionCommand
 from pipeline.places import Place
+from pipeline.prepare_summary import refuse_data_left_out
 from pipeline.records import run_lock
 from pipeline.status_cli import COMMANDS
+from pipeline.verb_options import BudgetType
 
 
 @click.command(cls=SectionCommand, context_settings=CONTEXT)
@@ -46,6 +49,13 @@ from pipeline.status_cli import COMMANDS
     show_default=True,
     help="Processes that generate scenes; the result does not depend on it.",
 )
+@click.option(
+    "--max-failures",
+    type=BudgetType(),
+    metavar="N|P%",
+    help="End with exit code 1 when more than this was left out, a share of images, objects and "
+    "expressions together; the manifest is written.",
+)
 @click.option("--dry-run", is_flag=True, help="Check config and inputs; write nothing.")
 @click.option(
     "--force", is_flag=True, help="Replace a manifest of another config or of other images."
@@ -59,6 +69,7 @@ def prepare_data(
     overrides: tuple[str, ...],
     limit: int | None,
     workers: int,
+    max_failures: Budget | None,
     dry_run: bool,
     force: bool,
 ) -> int:
@@ -84,7 +95,9 @@ def prepare_data(
     failures, notes = prepare.read_failures(run_dir)
     for note in notes[:MAX_FAILURES_SHOWN]:
         click.echo(f"converted: {note.item}: {note.reason}", err=True)
-    return report_failures(failures)
+    code = report_failures(failures)
+    refuse_data_left_out(summary, run_dir, max_failures)
+    return code
 
 
 @click.command(cls=SectionCommand, context_settings=CONTEXT)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.assemble import Leaks
+from pipeline.budget import Budget, refuse_too_many
 from pipeline.config import to_plain
 from pipeline.errors import ManifestError
 from pipeline.failure_groups import grouped
@@ -187,6 +188,26 @@ def read_failures(run_dir: Place) -> tuple[tuple[FailedItem, ...], tuple[FailedI
         for severity in ("failed", "note")
     )
     return failed, noted
+
+
+def refuse_data_left_out(summary: Summary, run_dir: Place, budget: Budget | None) -> None:
+    """Refuse to go on with a manifest from which more was left out than a budget allows.
+
+    A share is of images, objects and expressions together, those that were left out with them.
+
+    Raises:
+        StoreError: Names the first of them.
+        ManifestError: If the list of them is damaged.
+    """
+    if budget is None or not summary.failed:
+        return
+    failed = [
+        FailedItem(item=entry.item, reason=entry.reason)
+        for entry in failures_of_manifest(run_dir)
+        if entry.severity == "failed"
+    ]
+    kept = summary.images + summary.objects + summary.expressions
+    refuse_too_many(failed, kept + len(failed), budget, f"{run_dir}: 'prepare-data'")
 
 
 def failures_of_manifest(run_dir: Place) -> list[Failure]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 import click
 
-from pipeline.budget import parse_budget
+from pipeline.budget import Budget, parse_budget
 from pipeline.dask_clusters import refuse_credentials
 from pipeline.engines import ENGINES, Engine
 from pipeline.errors import SemiresError
@@ -74,6 +74,23 @@ class PlaceType(click.ParamType["Place"]):
         return cast("Place", found)
 
 
+class BudgetType(click.ParamType["Budget"]):
+    """How many failed items there may be, as `parse_budget` reads it."""
+
+    name = "budget"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Budget:
+        """Turn a text into a budget."""
+        if isinstance(value, Budget):
+            return value
+        try:
+            return parse_budget(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add --config, --run-dir, --set: which run a command is about."""
     for option in (
@@ -126,9 +143,9 @@ def engine_options(function: Callable[..., Any]) -> Callable[..., Any]:
     wrapped: Callable[..., Any] = with_engine
     for option in (
         _engine_option(
-            "--max-failures", metavar="N|P%",
+            "--max-failures", type=BudgetType(), metavar="N|P%",
             help="Stop, with exit code 1, when more items of a stage than this have failed; in "
-            "run-rounds also those that a training or an evaluation left out.",
+            "run-rounds also those that prepare-data, a training or an evaluation left out.",
         ),
         _engine_option(
             "--max-shard-seconds", type=float, metavar="S",
@@ -177,7 +194,6 @@ def _engine(
     engine: str | None,
     shard_index: int | None,
     num_shards: int | None,
-    max_failures: str | None,
     **others: Any,
 ) -> Engine:
     """Make an engine of its options; what does not fit together is an unusable argument."""
@@ -197,7 +213,6 @@ def _engine(
         except SemiresError as error:
             raise click.UsageError(str(error)) from error
     try:
-        budget = None if max_failures is None else parse_budget(max_failures)
-        return Engine(name=engine, part=part, max_failures=budget, **others)
+        return Engine(name=engine, part=part, **others)
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -1,19 +1,20 @@
 """Shell: the whole job, in order, resuming where it was stopped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
+from pipeline.budget import Budget, refuse_too_many
 from pipeline.candidate_stage import sam_candidates
 from pipeline.engines import Engine, shared_workers
-from pipeline.errors import StoreError
 from pipeline.folds import Fold
 from pipeline.manifest import load_manifest
 from pipeline.paths import RunPaths
 from pipeline.places import Place
 from pipeline.prepare import prepare_data, progress_bar, read_failures
+from pipeline.prepare_summary import refuse_data_left_out
 from pipeline.records import FailedItem, write_json
 from pipeline.runner import Replace
 from refine.calibration import calibrate
@@ -78,7 +79,7 @@ def _run(
     say("data")
     workers = (engine or Engine()).workers
     with progress_bar() as progress:
-        prepare_data(
+        prepared = prepare_data(
             config.data,
             run_dir,
             limit=limit,
@@ -86,6 +87,7 @@ def _run(
             force=replace != "never",
             progress=progress,
         )
+    refuse_data_left_out(prepared, run_dir, _budget(engine))
     failures += read_failures(run_dir)[0]
     refuse_no_truth(config.evaluate, load_manifest(RunPaths(run_dir).manifest))
     say("candidates")
@@ -159,34 +161,13 @@ def _train(
     summary = train_student(config.train, run_dir, number, replace=stage["replace"], fold=fold)
     step = f"train-student --round {number}" if fold is None else f"train-student --fold {fold}"
     images = len(load_manifest(RunPaths(run_dir).manifest).labelled_images())
-    refuse_too_many(
-        summary.failures, images + summary.refined, stage["engine"], f"{run_dir}: '{step}'"
-    )
+    budget = _budget(stage["engine"])
+    refuse_too_many(summary.failures, images + summary.refined, budget, f"{run_dir}: '{step}'")
     return summary.failures
 
 
-def refuse_too_many(
-    failures: Sequence[FailedItem], num_items: int, engine: Engine | None, step: str
-) -> None:
-    """Refuse to go on after a step that left out more than the engine's `max_failures` allows.
-
-    Args:
-        failures: What it left out.
-        num_items: Of how many.
-        engine: Of the job.
-        step: Run and command, for the message.
-
-    Raises:
-        StoreError: Names the first of them.
-    """
-    budget = None if engine is None else engine.max_failures
-    if budget is None or len(failures) <= budget.allowed(num_items):
-        return
-    raise StoreError(
-        f"{step}: {len(failures)} items failed, more than --max-failures {budget} allows "
-        f"({budget.allowed(num_items)}); stopped, and what is done is kept; the first is "
-        f"{failures[0].item}: {failures[0].reason}; 'inspect-shards failures' lists all"
-    )
+def _budget(engine: Engine | None) -> Budget | None:
+    return None if engine is None else engine.max_failures
 
 
 def _mark_best(
@@ -212,7 +193,7 @@ def _evaluate(
         result = results[split] = evaluate_student(config, run_dir, number, split)
         failed = [FailedItem(**entry) for entry in result["failed"]]
         step = f"{run_dir}: 'evaluate-student --round {number} --split {split}'"
-        refuse_too_many(failed, result["sentences"] + len(failed), engine, step)
+        refuse_too_many(failed, result["sentences"] + len(failed), _budget(engine), step)
     return results
 
 
