@@ -7,6 +7,7 @@ The server is a thread of the test process; what uses it runs in this process or
 import base64
 import functools
 import gc
+import io
 import os
 import re
 import subprocess
@@ -79,6 +80,9 @@ class ObjectServer:
     """Asked about every request by method and key."""
     port: int = 0
     _running: serving.BaseWSGIServer | None = None
+    _one_by_one: threading.Lock = field(default_factory=threading.Lock)
+    """S3 answers as if one request came after the other; moto closes an object that is replaced
+    or deleted while another thread reads it, and answers 500."""
 
     def start(self) -> None:
         """Listen, on the same port as before."""
@@ -114,7 +118,9 @@ class ObjectServer:
         query = environ["QUERY_STRING"]
         self.log.append(Request(method, key, query, copies, answer or "served"))
         if answer is None:
-            return self.app(environ, start_response)
+            environ["wsgi.input"] = io.BytesIO(_body(environ))
+            with self._one_by_one:
+                return self.app(environ, start_response)
         if answer == "drop":
             with suppress(OSError):  # the other side was quicker
                 environ["werkzeug.socket"].shutdown(2)
@@ -128,6 +134,13 @@ class ObjectServer:
     def since(self, start: int) -> list[Request]:
         """Give the requests after the first `start` ones."""
         return self.log[start:]
+
+
+def _body(environ) -> bytes:
+    """Read what a client sends: it may stop in the middle, and nobody else waits for it."""
+    if environ.get("wsgi.input_terminated"):
+        return environ["wsgi.input"].read()
+    return environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
 
 
 @functools.cache
